@@ -1,0 +1,48 @@
+# Two commands matter: `make compare` runs the comparison, `make test` passes the tests. Both set up .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+export TF_CPP_MIN_LOG_LEVEL ?= 3
+.DEFAULT_GOAL := help
+.PHONY: help setup compare test train results lock fuzz clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+
+setup: .venv/ready  ## make .venv from requirements.lock where it is missing
+
+.venv/ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; v = sys.version_info[:2]; sys.exit(None if (3, 11) <= v <= (3, 13) else f"Python 3.11 to 3.13 is needed, this is {v[0]}.{v[1]}: call make PYTHON=/path/to/python3.12")'
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-deps --no-build-isolation --editable .
+	touch $@
+
+compare: setup  ## verify the weights, measure both models, run the notebooks, write build/report/
+	$(BIN)/python scripts/report.py
+
+test: setup  ## lint, unit tests, and the notebooks under nbval as they are shown and as a smoke run
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pytest tests
+	$(BIN)/pytest --nbval-lax --nbval-cell-timeout 600 notebooks
+	CIFAR_COMPARE_MODE=smoke $(BIN)/pytest --nbval-lax --nbval-cell-timeout 600 notebooks
+
+train: setup  ## train both models anew and ship them (an hour or two; resumes where it was interrupted)
+	$(BIN)/python scripts/train.py custom_cnn mobilenet_v2
+	$(MAKE) results
+
+results: setup  ## rebuild every derived file: cards, recorded predictions, notebook outputs, README tables
+	$(BIN)/python scripts/measure.py
+	$(BIN)/python scripts/run_notebooks.py
+	$(BIN)/python scripts/readme.py
+
+fuzz: setup  ## feed 10,000 mutated files to each reader
+	FUZZ_CASES=10000 $(BIN)/pytest tests -k "fuzz or mutated"
+
+lock: setup  ## pin the newest versions that pyproject.toml admits
+	$(BIN)/pip install --quiet --upgrade --upgrade-strategy eager --editable ".[test]"
+	(echo '# Exact versions for Python 3.11 to 3.13; `make lock` writes this file anew.'; \
+	 $(BIN)/pip freeze --exclude-editable) > requirements.lock
+
+clean:  ## remove what was built, but no weights and no checkpoints
+	rm -rf .venv build .pytest_cache .ruff_cache .hypothesis
