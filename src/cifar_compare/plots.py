@@ -1,0 +1,185 @@
+"""Draw results as matplotlib figures: display them in a notebook or save them with `figure.savefig`.
+
+Each takes one result or history, or a dict of several by name. The figures are closed in pyplot: a notebook
+shows one where it is the last expression of a cell or given to `display`, and only there.
+"""
+
+from itertools import cycle
+
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib.colors import PowerNorm
+from matplotlib.ticker import MaxNLocator
+from sklearn.metrics import ConfusionMatrixDisplay
+
+from .data import CLASSES
+from .evaluation import Result, calibration_bins, proportion_interval
+
+# Okabe & Ito's palette, which people with any common colour blindness can tell apart.
+_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_GREY = "0.35"
+
+
+def learning_curves(history):
+    """Loss, nats, and accuracy, %, by epoch: dashed on the training images, solid on the validation images.
+
+    Args:
+        history: list of dicts, one an epoch, as `train` returns it, or a dict of such lists by name.
+    """
+    figure, axes = _figure(1, 2, width=10, height=4)
+    for (name, rows), colour in zip(_named(history, list), cycle(_COLOURS), strict=False):
+        for ax, measure, scale in zip(axes, ("loss", "accuracy"), (1, 100), strict=True):
+            for key, part, style in ((measure, "training", "--"), (f"val_{measure}", "validation", "-")):
+                points = [(row["epoch"], scale * row[key]) for row in rows if row.get(key) is not None]
+                if points:
+                    label = f"{name}, {part}" if name else part
+                    ax.plot(*np.transpose(points), style, color=colour, label=label, marker=".")
+    for ax, label in zip(axes, ("loss, nats", "accuracy, %"), strict=True):
+        ax.set(xlabel="epoch", ylabel=label)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        ax.grid(alpha=0.3)
+    axes[0].legend()
+    return figure
+
+
+def confusion(result):
+    """How many images of each true class (row) were taken for each class (column).
+
+    Args:
+        result: `Result`, or a dict of them by name.
+    """
+    named = _named(result, Result)
+    figure, axes = _figure(1, len(named), width=7 * len(named), height=6.6, squeeze=False)
+    for ax, (name, each) in zip(axes.flat, named, strict=True):
+        # The square root lets errors show beside the ten to a hundred times more frequent right answers.
+        scale = {"norm": PowerNorm(0.5, vmin=0, vmax=max(each.confusion.max(), 1))}
+        display = ConfusionMatrixDisplay(each.confusion, display_labels=CLASSES)
+        display.plot(ax=ax, cmap="Blues", colorbar=False, xticks_rotation=45, im_kw=scale)
+        plt.setp(ax.get_xticklabels(), ha="right", rotation_mode="anchor")
+        ax.set(
+            xlabel="predicted class",
+            ylabel="true class",
+            title=_title(name, f"{100 * each.accuracy:.2f} % right"),
+        )
+    return figure
+
+
+def reliability(result):
+    """Accuracy by the probability of the answer, in 15 bins with 95 % intervals, above the number of answers.
+
+    Args:
+        result: `Result`, or a dict of them by name. Below the diagonal a model is over-confident.
+    """
+    named = _named(result, Result)
+    options = {"sharex": True, "sharey": "row", "height_ratios": (3, 1), "squeeze": False}
+    figure, axes = _figure(2, len(named), width=5 * len(named), height=6, **options)
+    for (upper, lower), (name, each) in zip(axes.T, named, strict=True):
+        counts, accuracies, confidences = calibration_bins(each.probabilities, each.labels)
+        filled, width = counts > 0, 100 / len(counts)
+        centres = (np.arange(len(counts)) + 0.5) * width
+        upper.bar(centres[filled], 100 * accuracies[filled], width, color=_COLOURS[5], edgecolor="white")
+        _whiskers(upper, 100 * confidences[filled], (accuracies * counts)[filled], counts[filled])
+        (diagonal,) = upper.plot([0, 100], [0, 100], "--", color=_GREY, label="perfect calibration")
+        upper.set(ylim=(0, 100), ylabel="accuracy, %", title=_title(name, f"ECE {100 * each.ece:.2f} %"))
+        lower.bar(centres, counts, width, color=_GREY, edgecolor="white")
+        lower.set(xlim=(0, 100), xlabel="probability of the answer, %", ylabel="answers", yscale="log")
+        lower.set_ylim(bottom=0.5)
+    figure.legend(handles=[diagonal], loc="outside upper right")
+    return figure
+
+
+def per_class(results):
+    """Recall of each class, %, with 95 % Clopper-Pearson intervals. The axis need not start at 0 and says so.
+
+    Args:
+        results: `Result`, or a dict of them by name.
+    """
+    named = _named(results, Result)
+    figure, ax = _figure(1, 1, width=10, height=4.2)
+    width, lowest = 0.8 / len(named), 100
+    for i, ((name, each), colour) in enumerate(zip(named, cycle(_COLOURS), strict=False)):
+        at = np.arange(len(CLASSES)) + (i - (len(named) - 1) / 2) * width
+        ax.bar(at, 100 * each.recall, width, color=colour, label=name, edgecolor="white")
+        lowest = min(lowest, _whiskers(ax, at, np.diag(each.confusion), each.confusion.sum(axis=1)).min())
+    bottom = 10 * np.floor(lowest / 10)
+    ax.set(ylim=(bottom, 100), ylabel="recall, %" + (f" (axis starts at {bottom:.0f})" if bottom else ""))
+    ax.set_xticks(range(len(CLASSES)), CLASSES)
+    ax.grid(axis="y", alpha=0.3)
+    ax.set_axisbelow(True)
+    if named[0][0]:
+        figure.legend(loc="outside upper center", ncols=len(named))
+    return figure
+
+
+def gallery(images, titles=None, columns=8):
+    """Small pictures in a grid, pixels kept as sharp squares.
+
+    Args:
+        images: uint8 or float in [0, 255], (n, h, w, 3), or a list of (h, w, 3) of any sizes.
+        titles: n texts, one above each picture.
+        columns: pictures in a row.
+
+    Raises:
+        ValueError: there is no picture, or not one title for each.
+    """
+    if not len(images) or (titles is not None and len(titles) != len(images)):
+        given = f"{len(images)} images" + ("" if titles is None else f" and {len(titles)} titles")
+        raise ValueError(f"got {given}, expected at least one image and as many titles as images")
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
+    lines = 0 if titles is None else max(str(title).count("\n") + 1 for title in titles)
+    size = {"width": 1.4 * columns, "height": (1.4 + 0.2 * lines) * rows}
+    figure, axes = _figure(rows, columns, **size, squeeze=False, subplot_kw={"frame_on": False})
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+    for i, (ax, image) in enumerate(zip(axes.flat, images, strict=False)):
+        ax.imshow(np.clip(np.rint(image), 0, 255).astype(np.uint8), interpolation="nearest")
+        if titles is not None:
+            ax.set_title(titles[i], fontsize=9)
+    return figure
+
+
+def accuracy_against_cost(rows):
+    """Accuracy, %, with its 95 % interval against multiply-adds an image, on a logarithmic axis.
+
+    Args:
+        rows: dict of (multiply-adds, `Result`) by name.
+    """
+    figure, ax = _figure(1, 1, width=6.5, height=4.2)
+    for (name, (cost, result)), colour in zip(rows.items(), cycle(_COLOURS), strict=False):
+        n = len(result.labels)
+        _whiskers(ax, [cost], [result.accuracy * n], [n], color=colour, marker="o")
+        ax.annotate(name, (cost, 100 * result.accuracy), (8, 0), textcoords="offset points", va="center")
+    ax.set(xscale="log", xlabel="multiply-adds an image", ylabel="accuracy, %")
+    ax.margins(x=0.35)
+    ax.grid(alpha=0.3, which="both")
+    return figure
+
+
+def _named(given, kind):
+    """Pairs (name, thing) of a dict, or of the one thing given, whose name is then empty."""
+    pairs = list(given.items()) if isinstance(given, dict) else [("", given)]
+    if not pairs or not all(isinstance(thing, kind) and thing for _, thing in pairs):
+        raise ValueError(
+            f"got {given!r:.80}, expected a {kind.__name__} with content, or a dict of them by name"
+        )
+    return pairs
+
+
+def _figure(rows, columns, width, height, **options):
+    figure, axes = plt.subplots(rows, columns, figsize=(width, height), layout="constrained", **options)
+    plt.close(figure)
+    return figure, axes
+
+
+def _whiskers(ax, x, successes, totals, color="black", marker=""):
+    """Draw the intervals of proportions, and return their lower ends, %."""
+    pairs = np.rint(np.transpose([successes, totals])).astype(int)
+    low, high = 100 * np.transpose([proportion_interval(*pair) for pair in pairs])
+    middle = 100 * pairs[:, 0] / np.maximum(pairs[:, 1], 1)
+    ax.errorbar(x, middle, (middle - low, high - middle), fmt=marker, ls="none", color=color, capsize=2, lw=1)
+    return low
+
+
+def _title(name, text):
+    return f"{name}: {text}" if name else text

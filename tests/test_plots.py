@@ -1,0 +1,239 @@
+"""Every figure holds the figures it was given, leaves pyplot empty, and shows once in a notebook."""
+
+import warnings
+
+import matplotlib
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from scipy.stats import binomtest
+
+matplotlib.use("Agg")
+
+from cifar_compare import plots, score
+from cifar_compare.data import CLASSES
+from cifar_compare.evaluation import calibration_bins
+
+
+def made_result(seed, skill):
+    rng = np.random.default_rng(seed)
+    labels = np.arange(500) % 10
+    logits = rng.normal(size=(500, 10))
+    logits[np.arange(500), labels] += skill
+    return score(np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True), labels)
+
+
+def made_history(epochs, speed):
+    return [
+        {
+            "epoch": epoch,
+            "loss": 2 / (1 + speed * epoch),
+            "accuracy": 1 - 0.9 / (1 + speed * epoch),
+            "val_loss": 2.2 / (1 + speed * epoch),
+            "val_accuracy": 0.97 - 0.87 / (1 + speed * epoch),
+            "seconds": 1.0,
+        }
+        for epoch in range(1, epochs + 1)
+    ]
+
+
+@pytest.fixture(scope="module")
+def results():
+    return {"weak": made_result(0, 1.5), "strong": made_result(1, 4.0)}
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_open():
+    plt.close("all")
+    yield
+    assert plt.get_fignums() == []
+
+
+def drawn(figure, tmp_path):
+    """The figure, once it was rendered without a warning and not all in one colour."""
+    assert isinstance(figure, Figure)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        figure.savefig(tmp_path / "figure.png")
+    assert plt.imread(tmp_path / "figure.png").std() > 0
+    return figure
+
+
+def bars(ax):
+    return np.array([patch.get_height() for patch in ax.patches])
+
+
+def whiskers(ax, container=0):
+    """Lower and upper ends of the error bars of an axes, (2, n)."""
+    errorbar = [c for c in ax.containers if hasattr(c, "has_yerr")][container]
+    return np.array([segment[:, 1] for segment in errorbar[2][0].get_segments()]).T
+
+
+def test_learning_curves_of_one_history(tmp_path):
+    history = made_history(5, 1.0)
+    figure = drawn(plots.learning_curves(history), tmp_path)
+    loss, accuracy = figure.axes
+    assert [line.get_label() for line in loss.lines] == ["training", "validation"]
+    for ax, keys, scale in ((loss, ("loss", "val_loss"), 1), (accuracy, ("accuracy", "val_accuracy"), 100)):
+        for line, key in zip(ax.lines, keys, strict=True):
+            np.testing.assert_array_equal(line.get_xdata(), [1, 2, 3, 4, 5])
+            np.testing.assert_allclose(line.get_ydata(), [scale * row[key] for row in history])
+    assert [ax.get_ylabel() for ax in figure.axes] == ["loss, nats", "accuracy, %"]
+    assert {ax.get_xlabel() for ax in figure.axes} == {"epoch"}
+
+
+def test_learning_curves_of_several_histories(tmp_path):
+    figure = drawn(plots.learning_curves({"a": made_history(3, 1), "b": made_history(6, 2)}), tmp_path)
+    lines = figure.axes[1].lines
+    assert [line.get_label() for line in lines] == [
+        "a, training",
+        "a, validation",
+        "b, training",
+        "b, validation",
+    ]
+    assert [len(line.get_xdata()) for line in lines] == [3, 3, 6, 6]
+    assert lines[0].get_color() == lines[1].get_color() != lines[2].get_color()
+    assert [line.get_linestyle() for line in lines] == ["--", "-", "--", "-"]
+
+
+def test_learning_curves_without_validation(tmp_path):
+    history = [{"epoch": 1, "loss": 1.0, "accuracy": 0.5, "val_loss": None}]
+    figure = drawn(plots.learning_curves(history), tmp_path)
+    assert [len(ax.lines) for ax in figure.axes] == [1, 1]
+
+
+def test_more_curves_than_colours_are_all_drawn(tmp_path):
+    figure = drawn(plots.learning_curves({str(i): made_history(2, 1) for i in range(8)}), tmp_path)
+    assert len(figure.axes[0].lines) == 16
+
+
+def test_confusion(results, tmp_path):
+    figure = drawn(plots.confusion(results["weak"]), tmp_path)
+    (ax,) = figure.axes
+    np.testing.assert_array_equal(ax.images[0].get_array(), results["weak"].confusion)
+    counts = np.reshape([int(text.get_text()) for text in ax.texts], (10, 10))
+    np.testing.assert_array_equal(counts, results["weak"].confusion)
+    assert [label.get_text() for label in ax.get_xticklabels()] == list(CLASSES)
+    assert [label.get_text() for label in ax.get_yticklabels()] == list(CLASSES)
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("predicted class", "true class")
+    assert ax.get_title() == f"{100 * results['weak'].accuracy:.2f} % right"
+
+
+def test_confusion_of_several_results(results, tmp_path):
+    figure = drawn(plots.confusion(results), tmp_path)
+    assert [ax.get_title().split(":")[0] for ax in figure.axes] == ["weak", "strong"]
+    np.testing.assert_array_equal(figure.axes[1].images[0].get_array(), results["strong"].confusion)
+
+
+def test_reliability(results, tmp_path):
+    result = results["weak"]
+    figure = drawn(plots.reliability(result), tmp_path)
+    upper, lower = figure.axes
+    counts, accuracies, confidences = calibration_bins(result.probabilities, result.labels)
+    filled = counts > 0
+    assert 1 < filled.sum() < 15
+    np.testing.assert_allclose(bars(upper), 100 * accuracies[filled])
+    np.testing.assert_array_equal(bars(lower), counts)
+    assert bars(lower).sum() == 500
+    low, high = whiskers(upper)
+    assert (low <= bars(upper) + 1e-9).all()
+    assert (high >= bars(upper) - 1e-9).all()
+    assert upper.get_title() == f"ECE {100 * result.ece:.2f} %"
+    centres = np.array([patch.get_x() + patch.get_width() / 2 for patch in upper.patches])
+    assert np.abs(centres - 100 * confidences[filled]).max() < 100 / 15 / 2
+
+
+def test_reliability_of_several_results(results, tmp_path):
+    figure = drawn(plots.reliability(results), tmp_path)
+    assert len(figure.axes) == 4
+    assert [ax.get_title().split(":")[0] for ax in figure.axes[:2]] == ["weak", "strong"]
+    assert bars(figure.axes[3]).sum() == 500
+
+
+def test_per_class(results, tmp_path):
+    figure = drawn(plots.per_class(results), tmp_path)
+    (ax,) = figure.axes
+    expected = 100 * np.concatenate([results["weak"].recall, results["strong"].recall])
+    np.testing.assert_allclose(bars(ax), expected)
+    low, high = whiskers(ax, 1)
+    right, total = results["strong"].confusion[3, 3], results["strong"].confusion[3].sum()
+    interval = binomtest(int(right), int(total)).proportion_ci()
+    assert (low[3], high[3]) == pytest.approx((100 * interval.low, 100 * interval.high))
+    assert [label.get_text() for label in ax.get_xticklabels()] == list(CLASSES)
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["weak", "strong"]
+
+
+def test_per_class_says_where_its_axis_starts(tmp_path):
+    labels = np.repeat(np.arange(10), 1000)
+    (ax,) = drawn(plots.per_class(score(np.eye(10)[labels], labels)), tmp_path).axes
+    assert ax.get_ylim() == (90, 100)
+    assert ax.get_ylabel() == "recall, % (axis starts at 90)"
+
+
+def test_per_class_draws_a_class_without_images(tmp_path):
+    (ax,) = drawn(plots.per_class(score(np.eye(10)[[0, 0]], np.array([0, 0]))), tmp_path).axes
+    assert bars(ax).tolist() == [100] + [0] * 9
+    assert ax.get_ylim()[0] == 0
+    assert ax.get_ylabel() == "recall, %"
+
+
+def test_gallery(tmp_path):
+    images = np.random.default_rng(0).integers(0, 256, (11, 32, 32, 3), dtype=np.uint8)
+    figure = drawn(plots.gallery(images, [f"picture\n{i}" for i in range(11)], columns=4), tmp_path)
+    assert len(figure.axes) == 12
+    for i, ax in enumerate(figure.axes[:11]):
+        np.testing.assert_array_equal(ax.images[0].get_array(), images[i])
+        assert ax.images[0].get_interpolation() == "nearest"
+        assert ax.get_title() == f"picture\n{i}"
+    assert not figure.axes[11].images
+
+
+def test_gallery_of_floats_and_sizes(tmp_path):
+    figure = drawn(plots.gallery([np.full((8, 9, 3), 99.6), np.full((30, 4, 3), 300.0)]), tmp_path)
+    first, second = (ax.images[0].get_array() for ax in figure.axes)
+    assert first.shape == (8, 9, 3)
+    assert first.dtype == np.uint8
+    assert (first == 100).all()
+    assert (second == 255).all()
+
+
+@pytest.mark.parametrize(("count", "titles"), [(0, None), (2, ["one"]), (2, [])])
+def test_gallery_refuses(count, titles):
+    with pytest.raises(ValueError, match=f"got {count} images"):
+        plots.gallery(np.zeros((count, 4, 4, 3), np.uint8), titles)
+
+
+def test_accuracy_against_cost(results, tmp_path):
+    rows = {"small": (2e7, results["weak"]), "large": (3e8, results["strong"])}
+    (ax,) = drawn(plots.accuracy_against_cost(rows), tmp_path).axes
+    assert [text.get_text() for text in ax.texts] == ["small", "large"]
+    assert ax.get_xscale() == "log"
+    for i, (cost, result) in enumerate(rows.values()):
+        assert ax.texts[i].xy == (cost, pytest.approx(100 * result.accuracy))
+        assert whiskers(ax, i).ravel() == pytest.approx([100 * end for end in result.interval])
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("multiply-adds an image", "accuracy, %")
+
+
+@pytest.mark.parametrize("draw", [plots.confusion, plots.reliability, plots.per_class, plots.learning_curves])
+@pytest.mark.parametrize("nonsense", [{}, np.zeros((3, 10)), {"a": None}])
+def test_something_else_is_refused(draw, nonsense):
+    with pytest.raises(ValueError, match="expected a"):
+        draw(nonsense)
+
+
+def test_a_notebook_shows_a_figure_exactly_once():
+    import nbformat
+    from nbclient import NotebookClient
+
+    cells = [
+        "import numpy as np\nfrom IPython.display import display\nfrom cifar_compare import plots",
+        "picture = np.zeros((1, 4, 4, 3), np.uint8)",
+        "plots.gallery(picture)",
+        "display(plots.gallery(picture))\n1 + 1",
+        "figure = plots.gallery(picture)",
+    ]
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in cells])
+    NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
+    pictures = [sum("image/png" in out.get("data", {}) for out in cell.outputs) for cell in notebook.cells]
+    assert pictures == [0, 0, 1, 1, 0]
