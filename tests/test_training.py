@@ -1,0 +1,185 @@
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+
+import cifar_compare as cc
+from cifar_compare.training import TrainingError, _Batches, _shift, _whiten
+
+SMOKE = {
+    "custom_cnn": dataclasses.replace(cc.RECIPES["custom_cnn"], stages=((2, 24), (1, 32)), batch_size=50),
+    "mobilenet_v2": dataclasses.replace(
+        cc.RECIPES["mobilenet_v2"], stages=((1, 32), (2, 48)), batch_size=50, head_epochs=2
+    ),
+}
+
+
+def build(name):
+    return cc.build_custom_cnn() if name == "custom_cnn" else cc.build_mobilenet_v2(weights=None)
+
+
+@pytest.fixture(scope="module")
+def data():
+    return cc.make_toy_data(train=100, validation=50, test=50)
+
+
+def weights_equal(one, other):
+    return all(np.array_equal(a, b) for a, b in zip(one.get_weights(), other.get_weights(), strict=True))
+
+
+@pytest.mark.parametrize("name", SMOKE)
+def test_interrupted_equals_uninterrupted_bit_for_bit(name, data, tmp_path, monkeypatch):
+    whole = build(name)
+    history = cc.train(whole, data, SMOKE[name], tmp_path / "whole")
+
+    for stop_before in (2, 3):  # in an epoch of the first stage, and at the change of size
+        real = _Batches.__getitem__
+
+        def interrupted(self, index, stop_before=stop_before, real=real):
+            if self.epoch == stop_before - 1 and index == 1:
+                raise KeyboardInterrupt
+            return real(self, index)
+
+        monkeypatch.setattr(_Batches, "__getitem__", interrupted)
+        with pytest.raises(BaseException):  # noqa: B017, PT011 - TensorFlow wraps what a generator raises
+            cc.train(build(name), data, SMOKE[name], tmp_path / "parts")
+        monkeypatch.undo()
+    resumed = cc.build_custom_cnn(seed=9) if name == "custom_cnn" else build(name)
+    again = cc.train(resumed, data, SMOKE[name], tmp_path / "parts")
+
+    assert weights_equal(whole, resumed)
+    without_time = [[{k: v for k, v in row.items() if k != "seconds"} for row in h] for h in (history, again)]
+    assert without_time[0] == without_time[1]
+
+
+KILLED = """
+import sys, cifar_compare as cc
+sys.path.insert(0, sys.argv[1])
+from test_training import SMOKE
+model = cc.build_custom_cnn()
+cc.train(model, cc.make_toy_data(train=100, validation=50, test=50), SMOKE["custom_cnn"], sys.argv[2])
+model.save_weights(sys.argv[2] + "/end.weights.h5")
+"""
+
+
+def test_a_training_killed_at_random_points_ends_with_the_same_weights(data, tmp_path):
+    whole = build("custom_cnn")
+    cc.train(whole, data, SMOKE["custom_cnn"], tmp_path / "whole")
+
+    folder = tmp_path / "killed"
+    command = [sys.executable, "-c", KILLED, os.path.dirname(__file__), str(folder)]
+    random = np.random.default_rng()
+    kills = 0
+    while not (folder / "end.weights.h5").exists():
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            # The first two are killed some time after their checkpoint folder has appeared, later ones may finish.
+            if kills < 2:
+                for _ in range(600):
+                    if folder.exists() or process.poll() is not None:
+                        break
+                    time.sleep(0.1)
+                time.sleep(random.uniform(0.5, 6))
+                process.send_signal(signal.SIGKILL)
+                kills += 1
+            assert process.wait(300) in (0, -signal.SIGKILL)
+        finally:
+            process.kill()
+    resumed = build("custom_cnn")
+    resumed.load_weights(folder / "end.weights.h5")
+    assert weights_equal(whole, resumed)
+
+
+def test_training_learns_and_reports_each_epoch(data, tmp_path):
+    recipe = dataclasses.replace(SMOKE["custom_cnn"], stages=((6, 32),), learning_rate=0.1, bias_factor=1.0)
+    model = build("custom_cnn")
+    history = cc.train(model, data, recipe, tmp_path)
+    assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5, 6]
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert history[-1]["accuracy"] > 0.5
+    assert history[-1]["learning_rate"] == pytest.approx(0, abs=1e-6)
+    assert all(row["seconds"] > 0 for row in history)
+
+
+def test_batchnorm_of_mobilenet_stays_while_convolutions_learn(data, tmp_path):
+    model = build("mobilenet_v2")
+    network = model.get_layer("network")
+    norms = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    assert len(norms) == 52
+    before = [layer.get_weights() for layer in norms]
+    first = network.get_layer("Conv1").get_weights()[0]
+    cc.train(model, data, SMOKE["mobilenet_v2"], tmp_path)
+    for layer, then in zip(norms, before, strict=True):
+        for now, old in zip(layer.get_weights(), then, strict=True):
+            np.testing.assert_array_equal(now, old)
+    assert not np.array_equal(network.get_layer("Conv1").get_weights()[0], first)
+
+
+def test_another_recipe_or_other_data_is_refused(data, tmp_path):
+    recipe = dataclasses.replace(SMOKE["custom_cnn"], stages=((1, 24),))
+    cc.train(build("custom_cnn"), data, recipe, tmp_path)
+    with pytest.raises(TrainingError, match="another recipe"):
+        cc.train(build("custom_cnn"), data, dataclasses.replace(recipe, seed=1), tmp_path)
+    with pytest.raises(TrainingError, match="another data"):
+        cc.train(build("custom_cnn"), dataclasses.replace(data, fingerprint="0"), recipe, tmp_path)
+    (tmp_path / "checkpoint.npz").write_bytes(b"PK\x03\x04 half a file")
+    with pytest.raises(TrainingError, match="delete it to start afresh"):
+        cc.train(build("custom_cnn"), data, recipe, tmp_path)
+
+
+def test_order_and_augmentation_are_functions_of_seed_and_epoch(data):
+    recipe = SMOKE["custom_cnn"]
+    one, same, next_epoch = (_Batches(data.train, recipe, epoch)[1] for epoch in (3, 3, 4))
+    np.testing.assert_array_equal(one[0], same[0])
+    assert not np.array_equal(one[0], next_epoch[0])
+    labels = np.concatenate([_Batches(data.train, recipe, 0)[i][1] for i in range(2)])
+    np.testing.assert_array_equal(labels.sum(axis=0), np.bincount(data.train.labels, minlength=10))
+
+
+def test_every_image_is_mirrored_in_every_second_epoch(data):
+    recipe = dataclasses.replace(SMOKE["custom_cnn"], shift=0)
+    for epoch in (0, 1):
+        now, later = _Batches(data.train, recipe, epoch), _Batches(data.train, recipe, epoch + 1)
+        pictures = {}
+        for batches in (now, later):
+            for i in range(2):
+                for position, picture in zip(batches.order[i * 50 :][:50], batches[i][0], strict=True):
+                    pictures.setdefault(position, []).append(picture)
+        for first, second in pictures.values():
+            np.testing.assert_array_equal(first, second[:, ::-1])
+
+
+def test_shift_translates_by_at_most_so_many_pixels():
+    ramp = np.broadcast_to(np.arange(32, dtype=np.uint8)[None, :, None, None], (200, 32, 32, 3))
+    rows = _shift(ramp, 2, np.random.default_rng(0))[:, 2:-2, 0, 0].astype(int)
+    offsets = rows - np.arange(2, 30)
+    assert (offsets == offsets[:, :1]).all()
+    assert set(offsets[:, 0]) == {-2, -1, 0, 1, 2}
+
+
+def test_whitening_gives_patches_unit_variance_without_correlation(data):
+    network = build("custom_cnn").get_layer("network")
+    _whiten(network, data.train.images)
+    whiten = network.get_layer("whiten")
+    outputs = keras.ops.conv(
+        network.get_layer("normalise")(data.train.images.astype("float32")), whiten.kernel, padding="valid"
+    )
+    outputs = np.asarray(outputs).reshape(-1, 24)[:, 12:].astype("float64")
+    # Axes whose variance is far above the stabilising 5e-4 come out with unit second moment; the rest with less.
+    moments = outputs.T @ outputs / len(outputs)
+    assert np.diag(moments)[[0]] == pytest.approx(1, abs=0.01) or np.diag(moments)[-1] == pytest.approx(
+        1, abs=0.01
+    )
+    assert np.abs(moments - np.diag(np.diag(moments))).max() < 0.01
+
+
+def test_recipe_is_read_by_stage():
+    recipe = dataclasses.replace(SMOKE["custom_cnn"], stages=((2, 24), (3, 32)))
+    assert recipe.epochs == 5
+    assert [recipe.working_size(epoch) for epoch in range(5)] == [24, 24, 32, 32, 32]
