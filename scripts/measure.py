@@ -43,7 +43,7 @@ def figures(result, temperature):
 
 
 def entry_loss(model, split, count=50):
-    """What shrinking a 1080 px copy back to 32 px costs: `count` images a class, enlarged by nearest, by either entry."""
+    """What it costs to shrink 1080 px copies (nearest) back to 32 px, by either method, on `count` images a class."""
     chosen = np.concatenate([np.flatnonzero(split.labels == label)[:count] for label in range(10)])
     images, labels = split.images[chosen], split.labels[chosen]
     enlarged = (np.asarray(Image.fromarray(x).resize((1080, 1080), Image.NEAREST), "float32") for x in images)
@@ -97,9 +97,7 @@ def measure(name, data):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", default=["custom_cnn", "mobilenet_v2"])
     given = parser.parse_args()
     cifar10 = cc.load_cifar10()

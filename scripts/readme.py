@@ -20,8 +20,8 @@ def percent(share, digits=2):
 def results_table():
     """Both models on the test split, a row each."""
     rows = [
-        "| model | test accuracy, % [95 % interval] | negative log-likelihood, nats | calibration error, % before → after "
-        "temperature | parameters, M | multiply-adds, M | epochs | training, min |",
+        "| model | test accuracy, % [95 % interval] | negative log-likelihood, nats "
+        "| calibration error before → after temperature, % | weights, M | multiply-adds, M | epochs | training, min |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name in NAMES:
@@ -44,9 +44,9 @@ def paired_sentence():
     low, high = paired.interval
     p_value = "p < 0.001" if paired.p_value < 0.001 else f"p = {paired.p_value:.3f}"
     return (
-        f"On the same {paired.n:,} test images MobileNetV2 is {100 * paired.difference:+.2f} points from the custom CNN (95 % interval "
-        f"{100 * low:+.2f} to {100 * high:+.2f}; McNemar's exact test, {p_value}): it alone is right on {paired.only_a} images, "
-        f"the CNN alone on {paired.only_b}."
+        f"On the same {paired.n:,} test images MobileNetV2 is {100 * paired.difference:+.2f} points from the CNN "
+        f"(95 % interval {100 * low:+.2f} to {100 * high:+.2f}; McNemar's exact test, {p_value}): it alone is right on "
+        f"{paired.only_a} images, the CNN alone on {paired.only_b}."
     )
 
 
@@ -76,7 +76,8 @@ def fill(text):
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         if len(pattern.findall(text)) != 1:
             raise SystemExit(f"README.md must hold <!-- {name} --> and <!-- /{name} --> exactly once")
-        text = pattern.sub(lambda found, made=make(): f"{found[1]}{made}\n{found[2]}", text)
+        made = make()
+        text = pattern.sub(lambda found, made=made: f"{found[1]}{made}\n{found[2]}", text)
     return text
 
 

@@ -1,4 +1,4 @@
-"""Run the comparison and write build/report/: verified weights, fresh answers where the data can be had, notebooks as HTML.
+"""Run the comparison and write build/report/: weights verified, answers reproduced, notebooks as HTML.
 
 python scripts/report.py
 """
@@ -28,7 +28,7 @@ pre{{background:#f4f4f4;padding:1em;overflow:auto}}img{{max-width:100%}}</style>
 
 
 def answers(data):
-    """The models' results on the test split: computed and held against the record where there is data, else recorded."""
+    """Both models' test results: computed and held against the record where there is data, else the recorded ones."""
     recorded = {name: cc.load_predictions(name) for name in NAMES}
     if data is None:
         return recorded
@@ -40,19 +40,18 @@ def answers(data):
         changed = int((fresh[name].predictions != recorded[name].predictions).sum())
         if apart > 1e-3 or changed > 3:
             raise SystemExit(
-                f"{name} does not reproduce models/{name}.test_predictions.npz: probabilities differ by up to {apart:.1e} (allowed: "
-                f"1e-3), {changed} answers differ (allowed: 3). Restore models/ with `git checkout`, or run `make results`."
+                f"{name} does not reproduce models/{name}.test_predictions.npz: probabilities differ by up to "
+                f"{apart:.1e} (allowed: 1e-3), {changed} answers differ (allowed: 3). Restore models/ with "
+                "`git checkout`, or run `make results`."
             )
-        print(
-            f"{name}: reproduces the record, largest difference of a probability {apart:.1e}, {changed} answers differ"
-        )
+        print(f"{name}: reproduces the record; probabilities differ by at most {apart:.1e}, {changed} answers differ")
     return fresh
 
 
 def table(results):
     """The comparison as aligned text."""
     lines = [
-        f"{'model':<14}{'accuracy, %':>12}  {'95 % interval':<16}{'nll':>7}{'ECE, %':>8}{'parameters':>12}{'MACs, M':>9}"
+        f"{'model':<14}{'accuracy, %':>12}  {'95 % interval':<16}{'nll':>7}{'ECE, %':>8}{'weights':>12}{'MACs, M':>9}"
     ]
     for name, result in results.items():
         card, (low, high) = cc.load_card(name), result.interval
@@ -71,9 +70,7 @@ def plots(results):
         "cost": cc.plots.accuracy_against_cost(costs),
         "per_class": cc.plots.per_class(results),
         "reliability": cc.plots.reliability(results),
-        "learning_curves": cc.plots.learning_curves(
-            {name: cc.load_card(name)["history"] for name in results}
-        ),
+        "learning_curves": cc.plots.learning_curves({name: cc.load_card(name)["history"] for name in results}),
         **{f"confusion_{name}": cc.plots.confusion(result) for name, result in results.items()},
     }
     for name, figure in figures.items():

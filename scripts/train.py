@@ -2,7 +2,7 @@
 
     python scripts/train.py custom_cnn [--runs runs]
 
-Resumes where an earlier call was interrupted. The test split is not looked at here; `scripts/measure.py` does that once.
+Resumes where an earlier call was interrupted. The test split is not looked at here; `scripts/measure.py` does that.
 """
 
 import argparse
@@ -81,9 +81,7 @@ def ship(name, runs):
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="+", choices=list(cc.RECIPES))
     parser.add_argument("--runs", default="runs", help="folder of the checkpoints (default: %(default)s)")
     given = parser.parse_args()

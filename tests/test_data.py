@@ -41,14 +41,8 @@ def python2_pickle(images, labels, words=(b"labels", b"data")):
     n = len(labels)
     raw = images.transpose(0, 3, 1, 2).tobytes()
     array = (
-        b"cnumpy.core.multiarray\n_reconstruct\nq\x07cnumpy\nndarray\nq\x08K\x00\x85"
-        + short(b"b")
-        + b"\x87Rq\x09"
-        b"(K\x01M"
-        + struct.pack("<H", n)
-        + b"M\x00\x0c\x86cnumpy\ndtype\nq\x0a"
-        + short(b"u1")
-        + b"K\x00K\x01\x87R"
+        b"cnumpy.core.multiarray\n_reconstruct\nq\x07cnumpy\nndarray\nq\x08K\x00\x85" + short(b"b") + b"\x87Rq\x09"
+        b"(K\x01M" + struct.pack("<H", n) + b"M\x00\x0c\x86cnumpy\ndtype\nq\x0a" + short(b"u1") + b"K\x00K\x01\x87R"
         b"q\x0b(K\x03" + short(b"|") + b"NNNJ\xff\xff\xff\xffJ\xff\xff\xff\xffK\x00tb\x89T"
     ) + (struct.pack("<I", len(raw)) + raw + b"tb")
     names = b"".join(short(b"ship_s_%06d.png" % i) + b"r" + struct.pack("<I", 300 + i) for i in range(n))
@@ -121,9 +115,7 @@ def free_port():
 
 def same(a, b):
     splits = ("train", "validation", "test")
-    pairs = [
-        (getattr(getattr(a, s), f), getattr(getattr(b, s), f)) for s in splits for f in ("images", "labels")
-    ]
+    pairs = [(getattr(getattr(a, s), f), getattr(getattr(b, s), f)) for s in splits for f in ("images", "labels")]
     return a.fingerprint == b.fingerprint and all(np.array_equal(*pair) for pair in pairs)
 
 
@@ -131,9 +123,7 @@ def refused(place, *words):
     with pytest.raises(DataError) as caught:
         load_cifar10(place)
     error = caught.value
-    assert error.__suppress_context__ or error.__context__ is None, (
-        "the cause would be printed as a second traceback"
-    )
+    assert error.__suppress_context__ or error.__context__ is None, "the cause would be printed as a second traceback"
     for word in words:
         assert word in str(error)
     return str(error)
@@ -151,17 +141,13 @@ def test_splits_are_sorted_disjoint_and_complete(made, folder):
     assert loaded.train.images.dtype == np.uint8
     assert loaded.train.labels.dtype == np.int64
     of = {hashlib.sha256(image.tobytes()).digest(): int(k) for image, k in zip(images, labels, strict=True)}
-    keys = [
-        [hashlib.sha256(i.tobytes()).digest() for i in s.images] for s in (loaded.train, loaded.validation)
-    ]
+    keys = [[hashlib.sha256(i.tobytes()).digest() for i in s.images] for s in (loaded.train, loaded.validation)]
     assert keys[0] == sorted(keys[0])
     assert keys[1] == sorted(keys[1])
     assert [of[key] for key in keys[0]] == loaded.train.labels.tolist()
     everything = [hashlib.sha256(i.tobytes()).digest() for i in images[: 5 * N]]
     assert sorted(keys[0] + keys[1]) == sorted(everything)
-    smallest = {
-        min(key for key in everything if of[key] == k) for k in range(10)
-    }  # one of the ten in each class
+    smallest = {min(key for key in everything if of[key] == k) for k in range(10)}  # one of the ten in each class
     assert set(keys[1]) == smallest
 
 
@@ -207,10 +193,7 @@ def test_toy_data_is_seeded_balanced_and_learnable():
         assert split.images.shape == (size, 32, 32, 3)
         assert split.images.dtype == np.uint8
         assert np.bincount(split.labels).tolist() == [size // 10] * 10
-    assert (
-        len(np.unique(digests(np.concatenate([toy.train.images, toy.validation.images, toy.test.images]))))
-        == 600
-    )
+    assert len(np.unique(digests(np.concatenate([toy.train.images, toy.validation.images, toy.test.images])))) == 600
     x, x_test = (s.images.mean((1, 2)) / 64 - 2 for s in (toy.train, toy.test))
     weights = np.zeros((3, 10))
     for _ in range(30):  # softmax regression on the mean colour alone

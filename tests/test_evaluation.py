@@ -207,9 +207,7 @@ def test_compare_other_images_are_refused():
 @pytest.mark.parametrize("sharpening", [0.5, 1.0, 2.5, 6.0])
 def test_fit_temperature_recovers_what_was_done_to_a_calibrated_model(sharpening):
     logits, labels = calibrated_logits(2)
-    assert fit_temperature(softmax(sharpening * logits, axis=1), labels) == pytest.approx(
-        sharpening, rel=0.03
-    )
+    assert fit_temperature(softmax(sharpening * logits, axis=1), labels) == pytest.approx(sharpening, rel=0.03)
 
 
 def test_fit_temperature_lowers_the_loss_and_lies_at_its_minimum():

@@ -173,9 +173,7 @@ def test_whitening_gives_patches_unit_variance_without_correlation(data):
     outputs = np.asarray(outputs).reshape(-1, 24)[:, 12:].astype("float64")
     # Axes whose variance is far above the stabilising 5e-4 come out with unit second moment; the rest with less.
     moments = outputs.T @ outputs / len(outputs)
-    assert np.diag(moments)[[0]] == pytest.approx(1, abs=0.01) or np.diag(moments)[-1] == pytest.approx(
-        1, abs=0.01
-    )
+    assert np.diag(moments)[[0]] == pytest.approx(1, abs=0.01) or np.diag(moments)[-1] == pytest.approx(1, abs=0.01)
     assert np.abs(moments - np.diag(np.diag(moments))).max() < 0.01
 
 

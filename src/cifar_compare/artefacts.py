@@ -21,13 +21,12 @@ def load_model(name):
     """Load a shipped model after checking its bytes against its card.
 
     Args:
-        name: "custom_cnn", "mobilenet_v2", or any NAME whose card `NAME.json` lies in a models folder. Looked for in the
-            folder named by CIFAR_COMPARE_MODELS, in this checkout's `models/`, then in a `models/` of the working directory
-            and of each folder above it.
+        name: "custom_cnn", "mobilenet_v2", or any NAME whose card `NAME.json` lies in a models folder: the one that
+            CIFAR_COMPARE_MODELS names, then the checkout's, then a `models/` in the working directory or above it.
 
     Returns:
-        `keras.Model`, uncompiled: RGB pixels in [0, 255], uint8 or float32, shape `(n, height, width, 3)`, any height and
-        width; to calibrated class probabilities, float32, shape `(n, 10)`.
+        `keras.Model`, uncompiled: RGB pixels in [0, 255], uint8 or float32, shape `(n, height, width, 3)`, any height
+        and width; to calibrated class probabilities, float32, shape `(n, 10)`.
 
     Raises:
         ArtefactError: nothing found, a Git LFS pointer in place of the weights, or a truncated or altered file.
@@ -54,9 +53,7 @@ def load_card(name):
         card = json.loads(path.read_bytes())
         return {**card, "folder": str(folder)}
     except (OSError, ValueError, TypeError) as error:
-        raise ArtefactError(
-            f"{path} is not a readable card ({error}); restore it with `git checkout`"
-        ) from error
+        raise ArtefactError(f"{path} is not a readable card ({error}); restore it with `git checkout`") from error
 
 
 def load_predictions(name):
@@ -75,9 +72,7 @@ def load_predictions(name):
     with np.load(path, allow_pickle=False) as file:
         recorded_for = str(file["model_sha256"])
         if recorded_for != card["sha256"]:
-            raise ArtefactError(
-                f"{path} was recorded for another model ({recorded_for[:12]}…); run `make results`"
-            )
+            raise ArtefactError(f"{path} was recorded for another model ({recorded_for[:12]}…); run `make results`")
         return score(file["probabilities"], file["labels"])
 
 
@@ -99,28 +94,18 @@ def verify(name, card, part=None):
     try:
         file, size, digest = str(entry["file"]), int(entry["bytes"]), str(entry["sha256"])
     except (TypeError, KeyError, ValueError):
-        raise ArtefactError(
-            f"the card of '{name}' names no {part or 'model'} file with its bytes and sha256"
-        ) from None
+        raise ArtefactError(f"the card of '{name}' names no {part or 'model'} file with its bytes and sha256") from None
     if Path(file).name != file or file in ("", ".", ".."):
-        raise ArtefactError(
-            f"the card of '{name}' names {file!r}, which is not a plain file name; restore the card"
-        )
+        raise ArtefactError(f"the card of '{name}' names {file!r}, which is not a plain file name; restore the card")
     path = Path(card["folder"]) / file
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise ArtefactError(
-            f"cannot read {path} ({error.strerror}); restore it with `git checkout`"
-        ) from None
+        raise ArtefactError(f"cannot read {path} ({error.strerror}); restore it with `git checkout`") from None
     if content.startswith(_POINTER):
-        raise ArtefactError(
-            f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull` and try again"
-        )
+        raise ArtefactError(f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull` and try again")
     if len(content) < size:
-        raise ArtefactError(
-            f"{path} is truncated: {len(content)} of {size} bytes; restore it with `git checkout`"
-        )
+        raise ArtefactError(f"{path} is truncated: {len(content)} of {size} bytes; restore it with `git checkout`")
     if hashlib.sha256(content).hexdigest() != digest:
         raise ArtefactError(
             f"{path} was altered: its SHA-256 is not the one on its card ({digest[:12]}…); "
@@ -141,6 +126,6 @@ def _folder_of(name):
         if (place / f"{name}.json").is_file():
             return place
     raise ArtefactError(
-        f"no card {name}.json found (looked in CIFAR_COMPARE_MODELS, which is {given or 'not set'}; in the checkout, {checkout}; and "
-        f"in models/ upwards from {here}); set CIFAR_COMPARE_MODELS to the models folder of a clone of cifar-compare"
+        f"no card {name}.json found: looked in CIFAR_COMPARE_MODELS, which is {given or 'not set'}; in the checkout, "
+        f"{checkout}; and in models/ upwards from {here}. Set CIFAR_COMPARE_MODELS to the models folder of a clone"
     )

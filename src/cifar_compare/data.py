@@ -289,6 +289,4 @@ def _parse_batch(raw, where, n):
         reason = str(error)
     except Exception:
         reason = "it is cut short, or not laid out as CIFAR-10's files are"
-    raise DataError(
-        f"{where} ({len(raw):,} bytes, first {raw[:12]!r}) is damaged or foreign: {reason}. {_REMEDY}"
-    )
+    raise DataError(f"{where} ({len(raw):,} bytes, first {raw[:12]!r}) is damaged or foreign: {reason}. {_REMEDY}")

@@ -183,14 +183,10 @@ def _checked(probabilities, labels):
     n = len(probabilities) if probabilities.ndim else 0
     if n == 0 or probabilities.shape != (n, classes) or labels.shape != (n,):
         given = f"probabilities have shape {probabilities.shape} and labels {labels.shape}"
-        raise ValueError(
-            f"{given}, expected (n, {classes}) and (n,) with n ≥ 1: one row and one label an image"
-        )
+        raise ValueError(f"{given}, expected (n, {classes}) and (n,) with n ≥ 1: one row and one label an image")
     if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= classes:
         given = f"labels are {labels.dtype} from {labels.min()} to {labels.max()}"
-        raise ValueError(
-            f"{given}, expected integers from 0 to {classes - 1}: number the classes as CLASSES does"
-        )
+        raise ValueError(f"{given}, expected integers from 0 to {classes - 1}: number the classes as CLASSES does")
     probabilities = probabilities.astype(np.float32)
     sums, least = probabilities.sum(axis=1), probabilities.min(axis=1)
     # A softmax computed in bfloat16 misses the sum of 1 by some thousandths.

@@ -1,8 +1,8 @@
 """Build the two networks: raw pixels of any size in, class probabilities out.
 
 Each model is two sub-models in a row: ``entry`` crops and shrinks any picture to 32×32 pixels and, for MobileNetV2,
-enlarges those to its working size; ``network`` turns them into probabilities. Preprocessing cannot be forgotten, because
-it is inside.
+enlarges those to its working size; ``network`` turns them into probabilities. Preprocessing cannot be forgotten: it is
+inside.
 """
 
 import math
@@ -20,7 +20,7 @@ _VARIANCE = (63.0**2, 62.1**2, 66.7**2)
 
 
 def build_custom_cnn(seed=0):
-    """Build the CNN that is trained from scratch: 1.97 million parameters, six 3×3 convolutions behind a whitening layer.
+    """Build the CNN trained from scratch: 1.97 million parameters, six 3×3 convolutions behind a whitening layer.
 
     The shape is that of airbench94 (Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU",
     arXiv:2404.00498): widths 64, 256, 256, BatchNorm without scale, GELU, and convolutions that start as
@@ -135,13 +135,10 @@ def multiply_adds(model):
     size = working_size(model)
     network = model.get_layer("network")
     counted = [layer for layer in network.layers if hasattr(layer, "kernel")]
-    shapes = keras.Model(network.inputs, [layer.output for layer in counted]).compute_output_shape(
-        (1, size, size, 3)
-    )
+    shapes = keras.Model(network.inputs, [layer.output for layer in counted]).compute_output_shape((1, size, size, 3))
     # Every weight of a kernel is used once at each place of the output (shape (1, height, width, c), or (1, c)).
     return sum(
-        math.prod(layer.kernel.shape) * math.prod(shape[1:-1])
-        for layer, shape in zip(counted, shapes, strict=True)
+        math.prod(layer.kernel.shape) * math.prod(shape[1:-1]) for layer, shape in zip(counted, shapes, strict=True)
     )
 
 

@@ -160,9 +160,7 @@ def _named(given, kind):
     """Pairs (name, thing) of a dict, or of the one thing given, whose name is then empty."""
     pairs = list(given.items()) if isinstance(given, dict) else [("", given)]
     if not pairs or not all(isinstance(thing, kind) and thing for _, thing in pairs):
-        raise ValueError(
-            f"got {given!r:.80}, expected a {kind.__name__} with content, or a dict of them by name"
-        )
+        raise ValueError(f"got {given!r:.80}, expected a {kind.__name__} with content, or a dict of them by name")
     return pairs
 
 

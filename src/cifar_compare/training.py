@@ -29,10 +29,10 @@ class Recipe:
     optimizer: str  # "sgd" (Nesterov momentum) or "adamw"
     learning_rate: float  # peak, for the mean loss of one batch; cosine from there to zero at the last step
     warmup: float  # share of all steps on which the learning rate climbs from zero to its peak
-    weight_decay: float  # decoupled (Loshchilov & Hutter 2019): share of a weight lost a step, per unit of learning rate
-    bias_factor: float = (
-        1.0  # times the learning rate for biases and BatchNorm shifts, which airbench found to lag
+    weight_decay: (
+        float  # decoupled (Loshchilov & Hutter 2019): share of a weight lost a step, per unit of learning rate
     )
+    bias_factor: float = 1.0  # times the learning rate for biases and BatchNorm shifts, which airbench found to lag
     momentum: float = 0.85  # of "sgd"; lower than usual, because the schedule is short
     label_smoothing: float = 0.0  # probability spread over all classes
     shift: int = 2  # px: largest random translation, edges reflected
@@ -69,7 +69,7 @@ RECIPES = {
     # most epochs at 64 px, where a step costs less than half, then 96 px.
     "mobilenet_v2": Recipe(
         name="mobilenet_v2",
-        stages=((5, 64), (5, 96)),
+        stages=((4, 64), (4, 96)),
         batch_size=100,
         optimizer="adamw",
         learning_rate=3e-4,
@@ -94,8 +94,8 @@ def train(model, data, recipe, folder=None):
         folder: where the checkpoint is kept; default `runs/NAME-seedN` below the working directory.
 
     Returns:
-        list of dicts, one an epoch: `epoch` (from 1; 0 is the head alone), `working_size` (px), `loss` and `val_loss` (nats,
-        with label smoothing), `accuracy` and `val_accuracy` (0 to 1), `learning_rate` (at the epoch's end), `seconds`.
+        list of dicts, one an epoch: `epoch` (from 1; 0 is the head alone), `working_size` (px), `loss` and `val_loss`
+        (nats, with label smoothing), `accuracy` and `val_accuracy` (0 to 1), `learning_rate` (at its end), `seconds`.
 
     Raises:
         TrainingError: the folder holds the checkpoint of another recipe or other data.
@@ -135,9 +135,7 @@ def train(model, data, recipe, folder=None):
             shuffle=False,
             callbacks=[one_epoch],
         ).history
-        history.append(
-            _row(epoch + 1, size, logs, float(optimizer.learning_rate), time.perf_counter() - start)
-        )
+        history.append(_row(epoch + 1, size, logs, float(optimizer.learning_rate), time.perf_counter() - start))
         _save(folder, identity, network, optimizer, history)
     return history
 
@@ -163,9 +161,7 @@ class _Batches(keras.utils.PyDataset):
             # Alternating flip (Jordan 2024): every image is seen mirrored in exactly every second epoch.
             mirrored = (self.coin[chosen] + self.epoch) % 2 == 1
             images[mirrored] = images[mirrored, :, ::-1]
-            images = _shift(
-                images, self.recipe.shift, np.random.default_rng((self.recipe.seed, self.epoch, index))
-            )
+            images = _shift(images, self.recipe.shift, np.random.default_rng((self.recipe.seed, self.epoch, index)))
         return images.astype("float32"), keras.utils.to_categorical(self.split.labels[chosen], 10)
 
 
@@ -222,9 +218,7 @@ def _trainer(network, size, optimizer, recipe):
     trainer = keras.Model(pixels, logits(pixels if size == 32 else resize(pixels, size)))
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
     # XLA on CPUs was measured at less than half the speed.
-    trainer.compile(
-        optimizer, loss, metrics=["accuracy"], jit_compile="auto" if _has_accelerator() else False
-    )
+    trainer.compile(optimizer, loss, metrics=["accuracy"], jit_compile="auto" if _has_accelerator() else False)
     return trainer
 
 
@@ -233,15 +227,13 @@ def _has_accelerator():
 
 
 def _whiten(network, images):
-    """Fill the layer "whiten" with the principal axes of all 2×2 patches, scaled to unit variance, and their negatives."""
+    """Fill the layer "whiten" with the principal axes of all 2×2 patches, to unit variance, and their negatives."""
     normalise, whiten = network.get_layer("normalise"), network.get_layer("whiten")
     size, _, channels, filters = whiten.kernel.shape
     width = size * size * channels
     total, count = np.zeros((width, width)), 0
     for start in range(0, len(images), 1000):
-        part = np.asarray(
-            keras.ops.convert_to_numpy(normalise(images[start : start + 1000].astype("float32")))
-        )
+        part = np.asarray(keras.ops.convert_to_numpy(normalise(images[start : start + 1000].astype("float32"))))
         patches = np.lib.stride_tricks.sliding_window_view(part, (size, size), axis=(1, 2))
         patches = patches.transpose(0, 1, 2, 4, 5, 3).reshape(-1, width).astype("float64")
         total += patches.T @ patches
@@ -323,13 +315,11 @@ def _restore(folder, identity, network, optimizer):
             arrays = {name: file[name] for name in file.files}
         state = json.loads(str(arrays.pop("state")))
     except Exception as error:
-        raise TrainingError(
-            f"cannot read the checkpoint {path} ({error}); delete it to start afresh"
-        ) from error
+        raise TrainingError(f"cannot read the checkpoint {path} ({error}); delete it to start afresh") from error
     for key, value in identity.items():
         if state[key] != value:
             raise TrainingError(
-                f"{path} belongs to another {key} than the one given; name another `folder`, or delete it to start afresh"
+                f"{path} belongs to another {key} than the given; name another `folder`, or delete it to start afresh"
             )
     for prefix, variables in (("weight", network.variables), ("optimizer", optimizer.variables)):
         for i, variable in enumerate(variables):

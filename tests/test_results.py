@@ -1,0 +1,140 @@
+"""What is shipped and what is told about it agree: weights, cards, recorded predictions, README."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import readme
+from scipy.stats import binomtest
+
+import cifar_compare as cc
+from cifar_compare.artefacts import NAMES, verify
+from cifar_compare.data import digests
+from cifar_compare.models import multiply_adds
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="module", params=NAMES)
+def name(request):
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def card(name):
+    return cc.load_card(name)
+
+
+@pytest.fixture(scope="module")
+def model(name):
+    return cc.load_model(name)
+
+
+def test_card_describes_its_file(name, card, model):
+    assert verify(name, card).stat().st_size == card["bytes"]
+    assert card["parameters"] == model.count_params()
+    assert card["multiply_adds"] == multiply_adds(model)
+
+
+def test_card_follows_from_the_recorded_predictions(name, card):
+    recorded, test = cc.load_predictions(name), card["test"]
+    assert len(recorded.labels) == test["n"] == 10_000
+    assert (np.bincount(recorded.labels) == 1000).all()
+    assert test["accuracy"] == recorded.accuracy
+    interval = binomtest(round(test["accuracy"] * 10_000), 10_000).proportion_ci(0.95, "exact")
+    np.testing.assert_allclose(test["interval"], interval)
+    assert test["nll"] == pytest.approx(recorded.nll)
+    assert test["ece"] == pytest.approx(recorded.ece)
+    assert recorded.probabilities.dtype == np.float32
+
+
+def test_accuracy_and_time_lie_in_what_the_recipe_promises(name, card):
+    recipe = cc.RECIPES[name]
+    low, high = recipe.expected_accuracy
+    assert low <= card["test"]["accuracy"] <= high
+    assert card["training_seconds"] / 60 <= 1.25 * recipe.expected_minutes
+
+
+def test_card_tells_the_recipe_that_is_in_the_code(name, card):
+    import json
+
+    from cifar_compare.training import _as_json
+
+    promised = ("expected_accuracy", "expected_minutes")
+    told = {key: value for key, value in card["recipe"].items() if key not in promised}
+    assert told == json.loads(json.dumps(_as_json(cc.RECIPES[name])))
+
+
+def test_history_has_every_epoch(name, card):
+    recipe = cc.RECIPES[name]
+    epochs = [row["epoch"] for row in card["history"]]
+    assert epochs == list(range(0 if recipe.head_epochs else 1, recipe.epochs + 1))
+    assert card["history"][-1]["val_accuracy"] == pytest.approx(card["validation"]["accuracy"], abs=2e-3)
+
+
+def test_shipped_model_holds_nothing_but_inference(model):
+    assert not model.compiled
+    layers = [layer for part in ("entry", "network") for layer in model.get_layer(part).layers]
+    assert all(type(layer).__module__.startswith("keras.") for layer in layers)
+    assert not any("random" in type(layer).__name__.lower() for layer in layers)
+    assert all(variable.dtype == "float32" for variable in model.variables)
+
+
+@pytest.mark.parametrize("count", [200, pytest.param(10_000, marks=pytest.mark.slow)])
+def test_shipped_model_reproduces_its_recorded_predictions(name, model, cifar10, count):
+    recorded = cc.load_predictions(name)
+    fresh = cc.evaluate(model, cc.Split(cifar10.test.images[:count], cifar10.test.labels[:count]))
+    np.testing.assert_allclose(fresh.probabilities, recorded.probabilities[:count], atol=1e-3)
+    assert (fresh.predictions != recorded.predictions[:count]).sum() <= 3 * count / 10_000
+
+
+def test_recorded_predictions_join_on_the_images(name, card, cifar10):
+    with np.load(verify(name, card, "test_predictions")) as file:
+        np.testing.assert_array_equal(file["digests"], digests(cifar10.test.images))
+        np.testing.assert_array_equal(file["labels"], cifar10.test.labels)
+
+
+JAX = """
+import os, sys
+os.environ["KERAS_BACKEND"] = "jax"
+import keras, numpy as np
+assert keras.backend.backend() == "jax" and "tensorflow" not in sys.modules
+model = keras.saving.load_model(sys.argv[1])
+assert "cifar_compare" not in sys.modules
+np.save(sys.argv[3], np.asarray(model(np.load(sys.argv[2]))))
+"""
+
+
+def test_shipped_file_answers_the_same_on_jax_with_keras_alone(name, card, model, tmp_path):
+    pytest.importorskip("jax")
+    pictures = np.random.default_rng(0).integers(256, size=(4, 48, 40, 3), dtype=np.uint8)
+    np.save(tmp_path / "in.npy", pictures)
+    command = [sys.executable, "-c", JAX, str(verify(name, card)), tmp_path / "in.npy", tmp_path / "out.npy"]
+    done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ""})
+    assert done.returncode == 0, done.stderr
+    np.testing.assert_allclose(np.load(tmp_path / "out.npy"), model(pictures), atol=1e-4)
+
+
+def test_readme_says_what_the_cards_say():
+    text = readme.README.read_text()
+    assert text == readme.fill(text), "README.md differs from the cards: run `python scripts/readme.py`"
+
+
+def test_an_edited_readme_would_be_noticed():
+    text = readme.README.read_text()
+    figure = readme.percent(cc.load_card("custom_cnn")["test"]["accuracy"])
+    assert readme.fill(text.replace(f"**{figure}**", "**99.99**")) == text
+
+
+def test_weights_are_declared_for_lfs_and_committed_whole():
+    if not (ROOT / ".git").exists():
+        pytest.skip("not a git checkout")
+    for name in NAMES:
+        path = f"models/{name}.keras"
+        told = subprocess.run(
+            ["git", "check-attr", "filter", path], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+        assert told.strip() == f"{path}: filter: lfs"
