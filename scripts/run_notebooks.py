@@ -42,8 +42,7 @@ def clean(notebook, pictures=False):
 def run(path, to=None):
     """Execute one notebook in its own folder, and write it back, or a copy into the folder `to`."""
     notebook = nbformat.read(path, as_version=4)
-    options = {"kernel_name": "python3", "timeout": None, "record_timing": False}
-    NotebookClient(notebook, resources={"metadata": {"path": str(path.parent)}}, **options).execute()
+    NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
     clean(notebook, pictures=to is not None)
     nbformat.write(notebook, Path(to or path.parent) / path.name)
 

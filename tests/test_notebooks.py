@@ -1,0 +1,126 @@
+"""What every notebook must keep to, whatever it is about; `pytest --nbval-lax notebooks` runs them."""
+
+import ast
+import json
+import re
+from pathlib import Path
+
+import nbformat
+import numpy as np
+import pytest
+from nbclient import NotebookClient
+
+import cifar_compare as cc
+
+PATHS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
+TAG = "dataset-picture"  # `scripts/run_notebooks.py` drops the outputs of cells with this tag
+
+every_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
+
+
+def code_cells(path):
+    return [cell for cell in nbformat.read(path, as_version=4).cells if cell.cell_type == "code"]
+
+
+def outputs(path):
+    return [out for cell in code_cells(path) for out in cell.outputs]
+
+
+@every_notebook
+def test_is_valid_and_runs_on_any_kernel(path):
+    notebook = nbformat.read(path, as_version=4)
+    nbformat.validate(notebook)
+    assert notebook.metadata.kernelspec.name == "python3"
+    assert "version" not in notebook.metadata.get("language_info", {})
+    assert all(set(cell.metadata) <= {"tags"} for cell in notebook.cells)
+
+
+@every_notebook
+def test_defines_nothing_and_installs_nothing(path):
+    for cell in code_cells(path):
+        assert not re.search(r"^\s*[%!]|sys\.path", cell.source, re.MULTILINE), cell.source
+        kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+        assert not any(isinstance(node, kinds) for node in ast.walk(ast.parse(cell.source))), cell.source
+
+
+@every_notebook
+def test_cells_are_short(path):
+    for cell in code_cells(path):
+        assert len(cell.source.splitlines()) <= 15, cell.source
+
+
+@every_notebook
+def test_text_leads_into_the_code(path):
+    kinds = [cell.cell_type for cell in nbformat.read(path, as_version=4).cells]
+    assert kinds[0] == "markdown"
+    assert kinds.count("markdown") >= 0.6 * kinds.count("code")
+    assert "code code code code" not in " ".join(kinds)
+
+
+@every_notebook
+def test_checks_itself(path):
+    sources = [cell.source for cell in code_cells(path)]
+    assert any("NBVAL_CHECK_OUTPUT" in source for source in sources)
+    assert not any("NBVAL_SKIP" in source for source in sources)
+    assert sum("assert" in source for source in sources) >= 3
+    for cell in code_cells(path):
+        if "NBVAL_CHECK_OUTPUT" in cell.source:
+            assert cell.outputs, f"without an output there is nothing to check:\n{cell.source}"
+
+
+@every_notebook
+def test_has_the_outputs_of_one_whole_run(path):
+    assert [cell.execution_count for cell in code_cells(path)] == [*range(1, len(code_cells(path)) + 1)]
+    assert not any(out.output_type == "error" or out.get("name") == "stderr" for out in outputs(path))
+    assert "\r" not in "".join(out.get("text", "") for out in outputs(path)), "a progress bar was left in"
+
+
+@every_notebook
+def test_is_small_and_says_nothing_of_the_machine_it_ran_on(path):
+    text = path.read_text(encoding="utf-8")
+    assert len(text.encode()) < 1e6
+    assert not re.search(r"/(root|home|work|tmp|Users|mnt)/|[A-Z]:\\\\", text)
+
+
+@every_notebook
+def test_keeps_no_picture_of_the_data_set(path):
+    for cell in code_cells(path):
+        draws = "gallery(" in cell.source and re.search(r"\b(data|test|images)\b", cell.source)
+        if draws or TAG in cell.metadata.get("tags", []):
+            assert TAG in cell.metadata.get("tags", []), f"this cell needs the tag {TAG}:\n{cell.source}"
+            assert not cell.outputs, "run scripts/run_notebooks.py, which drops such pictures"
+
+
+def test_the_first_explains_every_field_of_the_recipe():
+    text = PATHS[0].read_text(encoding="utf-8")
+    assert [field for field in cc.Recipe.__dataclass_fields__ if f"`{field}`" not in text] == []
+
+
+def test_the_comparison_scores_against_people_where_their_answers_are_given(tmp_path, monkeypatch):
+    path = PATHS[0].with_name("03_compare.ipynb")
+    labels = cc.load_predictions("custom_cnn").labels
+    sure = np.random.default_rng(0).choice([30, 40, 48, 50], len(labels))[:, None]
+    counts = np.where(np.arange(10) == labels[:, None], sure, 0)
+    counts[np.arange(len(labels)), (labels + 1) % 10] = 50 - sure[:, 0]
+    np.save(tmp_path / "counts.npy", counts)
+    votes = [
+        {"given": 1, "guessed": 4, "neither": 0, "both": 0},
+        {"given": 0, "guessed": 2, "neither": 3, "both": 0},
+    ]
+    rows = [
+        {"index": i, "given": int(labels[i]), "suggested": int((labels[i] + 1) % 10), "votes": votes[i]}
+        for i in range(2)
+    ]
+    (tmp_path / "errors.json").write_text(json.dumps(rows))
+    monkeypatch.setenv("CIFAR10H_COUNTS", str(tmp_path / "counts.npy"))
+    monkeypatch.setenv("CIFAR10_LABEL_ERRORS", str(tmp_path / "errors.json"))
+    monkeypatch.delenv("CIFAR10_DIR", raising=False)
+    monkeypatch.setenv("CIFAR_COMPARE_MODE", "show")
+
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+
+    text = "".join(out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", []))
+    assert "500,000 answers" in text
+    assert f"the label was given by {counts.max(axis=1).mean() / 50:.2%} of single people" in text
+    assert "2 doubtful labels: 1 corrected, 1 left out" in text
