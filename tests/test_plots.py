@@ -208,11 +208,11 @@ def test_accuracy_against_cost(results, tmp_path):
     rows = {"small": (2e7, results["weak"]), "large": (3e8, results["strong"])}
     (ax,) = drawn(plots.accuracy_against_cost(rows), tmp_path).axes
     assert [text.get_text() for text in ax.texts] == ["small", "large"]
-    assert ax.get_xscale() == "log"
+    assert ax.get_xlim()[0] == 0
     for i, (cost, result) in enumerate(rows.values()):
-        assert ax.texts[i].xy == (cost, pytest.approx(100 * result.accuracy))
+        assert ax.texts[i].xy == (cost / 1e6, pytest.approx(100 * result.accuracy))
         assert whiskers(ax, i).ravel() == pytest.approx([100 * end for end in result.interval])
-    assert (ax.get_xlabel(), ax.get_ylabel()) == ("multiply-adds an image", "accuracy, %")
+    assert (ax.get_xlabel(), ax.get_ylabel()) == ("multiply-adds an image, millions", "accuracy, %")
 
 
 @pytest.mark.parametrize("draw", [plots.confusion, plots.reliability, plots.per_class, plots.learning_curves])

@@ -19,6 +19,7 @@ __version__ = "0.1.0"
 
 _HOME_OF = {
     "CLASSES": "data",
+    "DataError": "data",
     "Data": "data",
     "Split": "data",
     "load_cifar10": "data",
@@ -35,6 +36,8 @@ _HOME_OF = {
     "load_card": "artefacts",
     "load_model": "artefacts",
     "load_predictions": "artefacts",
+    "ArtefactError": "artefacts",
+    "PictureError": "pictures",
     "predict": "pictures",
 }
 __all__ = ["plots", *_HOME_OF]

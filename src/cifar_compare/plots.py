@@ -140,7 +140,7 @@ def gallery(images, titles=None, columns=8):
 
 
 def accuracy_against_cost(rows):
-    """Accuracy, %, with its 95 % interval against multiply-adds an image, on a logarithmic axis.
+    """Accuracy, %, with its 95 % interval against multiply-adds an image.
 
     Args:
         rows: dict of (multiply-adds, `Result`) by name.
@@ -148,11 +148,11 @@ def accuracy_against_cost(rows):
     figure, ax = _figure(1, 1, width=6.5, height=4.2)
     for (name, (cost, result)), colour in zip(rows.items(), cycle(_COLOURS), strict=False):
         n = len(result.labels)
-        _whiskers(ax, [cost], [result.accuracy * n], [n], color=colour, marker="o")
-        ax.annotate(name, (cost, 100 * result.accuracy), (8, 0), textcoords="offset points", va="center")
-    ax.set(xscale="log", xlabel="multiply-adds an image", ylabel="accuracy, %")
-    ax.margins(x=0.35)
-    ax.grid(alpha=0.3, which="both")
+        _whiskers(ax, [cost / 1e6], [result.accuracy * n], [n], color=colour, marker="o")
+        ax.annotate(name, (cost / 1e6, 100 * result.accuracy), (8, 0), textcoords="offset points", va="center")
+    ax.set(xlabel="multiply-adds an image, millions", ylabel="accuracy, %")
+    ax.set_xlim(0, 1.35 * max(cost for cost, _ in rows.values()) / 1e6)
+    ax.grid(alpha=0.3)
     return figure
 
 
