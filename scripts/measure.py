@@ -16,6 +16,7 @@ from PIL import Image
 from scipy.special import softmax
 
 import cifar_compare as cc
+from cifar_compare.artefacts import NAMES
 from cifar_compare.data import digests
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
@@ -98,7 +99,7 @@ def measure(name, data):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=["custom_cnn", "mobilenet_v2"])
+    parser.add_argument("names", nargs="*", default=list(NAMES))
     given = parser.parse_args()
     cifar10 = cc.load_cifar10()
     for each in given.names:
