@@ -14,36 +14,36 @@ from importlib.metadata import version
 from pathlib import Path
 
 import keras
+from measure import MODELS, file_entry
 
 import cifar_compare as cc
 from cifar_compare.models import multiply_adds, working_size
 
-MODELS = Path(__file__).resolve().parents[1] / "models"
-
-
-def hardware():
-    """A line that says what the training ran on."""
-    names = [line.split(":")[1].strip() for line in _read("/proc/cpuinfo") if line.startswith("model name")]
-    flags = next((line for line in _read("/proc/cpuinfo") if line.startswith("flags")), "")
-    widest = next((flag for flag in ("avx512f", "avx2") if f" {flag}" in flags), "")
-    return f"{os.cpu_count()} cores, {names[0] if names else platform.processor()} {widest}".strip()
-
-
-def _read(path):
-    return Path(path).read_text().splitlines() if Path(path).exists() else []
+# Weight files that may stand in for the one that Keras downloads, by SHA-256.
+STAND_INS = {
+    "c940d711b5fe256b787769cd6f66c05ce4790b03d13599b219dc36c2232f93df": (
+        "ImageNet weights of Google's MobileNetV2 1.0 224, int8 per channel (google-coral/test_data, "
+        "tf2_mobilenet_v2_1.0_224_ptq.tflite, Apache-2.0), turned back into float32, with BatchNorm statistics "
+        "of 1,024 CIFAR-10 training images at 128 px; not the float32 file that Keras downloads"
+    ),
+}
 
 
 def pretrained_origin(name):
     """Where the weights came from that a training started from."""
     if name != "mobilenet_v2":
         return None
-    if "MOBILENET_V2_WEIGHTS" not in os.environ:
+    if not (path := os.environ.get("MOBILENET_V2_WEIGHTS")):
         return "ImageNet weights of keras.applications.MobileNetV2"
-    return (
-        "ImageNet weights of Google's MobileNetV2 1.0 224, int8 per channel (google-coral/test_data, "
-        "tf2_mobilenet_v2_1.0_224_ptq.tflite, Apache-2.0), turned back into float32, with BatchNorm statistics "
-        "of 1,024 CIFAR-10 training images at 128 px; not the float32 file that Keras downloads"
-    )
+    digest = file_entry(Path(path))["sha256"]
+    return STAND_INS.get(digest, f"a local file of ImageNet weights, SHA-256 {digest}")
+
+
+def earlier_test_accuracies(name):
+    """Those of the models that this one replaces: each was a look at the test split."""
+    path = MODELS / f"{name}.json"
+    card = json.loads(path.read_text()) if path.exists() else {}
+    return card.get("earlier_test_accuracies", []) + ([card["test"]["accuracy"]] if "test" in card else [])
 
 
 def ship(name, runs):
@@ -53,13 +53,12 @@ def ship(name, runs):
     model = getattr(cc, f"build_{name}")()
     history = cc.train(model, data, recipe, Path(runs) / f"{name}-seed{recipe.seed}")
 
-    before = cc.evaluate(model, data.validation, verbose=True)
     temperature = cc.calibrate(model, data.validation)
     MODELS.mkdir(exist_ok=True)
     model.save(MODELS / f"{name}.keras")
     card = {
         "name": name,
-        "file": f"{name}.keras",
+        **file_entry(MODELS / f"{name}.keras"),
         "parameters": model.count_params(),
         "multiply_adds": multiply_adds(model),
         "working_size": working_size(model),
@@ -67,14 +66,14 @@ def ship(name, runs):
         "data_fingerprint": data.fingerprint,
         "pretrained_weights": pretrained_origin(name),
         "training_seconds": sum(row["seconds"] for row in history),
-        "hardware": hardware(),
+        "hardware": "; then ".join(dict.fromkeys(row["hardware"] for row in history if "hardware" in row)),
         "versions": {
             "python": platform.python_version(),
             "backend": keras.backend.backend(),
             **{package: version(package) for package in ("keras", "tensorflow", "numpy")},
         },
         "temperature": temperature,
-        "ece_before_temperature": {"validation": before.ece},
+        "earlier_test_accuracies": earlier_test_accuracies(name),
         "history": history,
     }
     (MODELS / f"{name}.json").write_text(json.dumps(card, indent=1) + "\n")

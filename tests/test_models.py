@@ -79,10 +79,10 @@ def test_model_is_network_behind_entry(models, pixels):
 def test_sizes(models):
     assert models["custom_cnn"].count_params() <= 5_000_000
     assert working_size(models["custom_cnn"]) == 32
-    assert working_size(models["mobilenet_v2"]) == 96
+    assert working_size(models["mobilenet_v2"]) == 128
     # MobileNetV2 has 300.8 M at 224 px with its top of 1.28 M; without it the count grows with the area.
     per_pixel = (300.8e6 - 1.28e6) / 224**2
-    assert multiply_adds(models["mobilenet_v2"]) == pytest.approx(per_pixel * 96**2, rel=0.01)
+    assert multiply_adds(models["mobilenet_v2"]) == pytest.approx(per_pixel * 128**2, rel=0.01)
 
 
 def test_the_seed_decides_the_initial_weights():

@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 
 import cifar_compare as cc
-from cifar_compare.training import TrainingError, _Batches, _shift, _whiten
+from cifar_compare import training
+from cifar_compare.training import TrainingError, _batches, _cut_out, _Schedule, _shift, _whiten
 
 SMOKE = {
-    "custom_cnn": dataclasses.replace(cc.RECIPES["custom_cnn"], stages=((2, 24), (1, 32)), batch_size=50),
+    "custom_cnn": dataclasses.replace(
+        cc.RECIPES["custom_cnn"], stages=((2, 24), (1, 32)), restart=(1, 0.5), batch_size=50
+    ),
     "mobilenet_v2": dataclasses.replace(
-        cc.RECIPES["mobilenet_v2"], stages=((1, 32), (2, 48)), batch_size=50, head_epochs=2
+        cc.RECIPES["mobilenet_v2"], stages=((2, 32), (1, 48)), batch_size=50, head_epochs=2
     ),
 }
 
@@ -39,16 +42,16 @@ def test_interrupted_equals_uninterrupted_bit_for_bit(name, data, tmp_path, monk
     whole = build(name)
     history = cc.train(whole, data, SMOKE[name], tmp_path / "whole")
 
-    for stop_before in (2, 3):  # in an epoch of the first stage, and at the change of size
-        real = _Batches.__getitem__
+    for stop_in in (2, 3):  # an epoch of the first stage, and the one after the change of size
 
-        def interrupted(self, index, stop_before=stop_before, real=real):
-            if self.epoch == stop_before - 1 and index == 1:
-                raise KeyboardInterrupt
-            return real(self, index)
+        def interrupted(split, recipe, epoch=None, stop_in=stop_in):
+            for index, batch in enumerate(_batches(split, recipe, epoch)):
+                if (epoch, index) == (stop_in - 1, 1):
+                    raise KeyboardInterrupt
+                yield batch
 
-        monkeypatch.setattr(_Batches, "__getitem__", interrupted)
-        with pytest.raises(BaseException):  # noqa: B017, PT011 - TensorFlow wraps what a generator raises
+        monkeypatch.setattr(training, "_batches", interrupted)
+        with pytest.raises(KeyboardInterrupt):
             cc.train(build(name), data, SMOKE[name], tmp_path / "parts")
         monkeypatch.undo()
     resumed = cc.build_custom_cnn(seed=9) if name == "custom_cnn" else build(name)
@@ -129,6 +132,8 @@ def test_another_recipe_or_other_data_is_refused(data, tmp_path):
         cc.train(build("custom_cnn"), data, dataclasses.replace(recipe, seed=1), tmp_path)
     with pytest.raises(TrainingError, match="another data"):
         cc.train(build("custom_cnn"), dataclasses.replace(data, fingerprint="0"), recipe, tmp_path)
+    with pytest.raises(TrainingError, match="another network"):
+        cc.train(build("mobilenet_v2"), data, recipe, tmp_path)
     (tmp_path / "checkpoint.npz").write_bytes(b"PK\x03\x04 half a file")
     with pytest.raises(TrainingError, match="delete it to start afresh"):
         cc.train(build("custom_cnn"), data, recipe, tmp_path)
@@ -136,24 +141,46 @@ def test_another_recipe_or_other_data_is_refused(data, tmp_path):
 
 def test_order_and_augmentation_are_functions_of_seed_and_epoch(data):
     recipe = SMOKE["custom_cnn"]
-    one, same, next_epoch = (_Batches(data.train, recipe, epoch)[1] for epoch in (3, 3, 4))
-    np.testing.assert_array_equal(one[0], same[0])
-    assert not np.array_equal(one[0], next_epoch[0])
-    labels = np.concatenate([_Batches(data.train, recipe, 0)[i][1] for i in range(2)])
+    one, same, next_epoch = (list(_batches(data.train, recipe, epoch)) for epoch in (3, 3, 4))
+    np.testing.assert_array_equal(one[1][0], same[1][0])
+    assert not np.array_equal(one[1][0], next_epoch[1][0])
+    labels = np.concatenate([labels for _, labels in one])
     np.testing.assert_array_equal(labels.sum(axis=0), np.bincount(data.train.labels, minlength=10))
 
 
 def test_every_image_is_mirrored_in_every_second_epoch(data):
-    recipe = dataclasses.replace(SMOKE["custom_cnn"], shift=0)
-    for epoch in (0, 1):
-        now, later = _Batches(data.train, recipe, epoch), _Batches(data.train, recipe, epoch + 1)
-        pictures = {}
-        for batches in (now, later):
-            for i in range(2):
-                for position, picture in zip(batches.order[i * 50 :][:50], batches[i][0], strict=True):
-                    pictures.setdefault(position, []).append(picture)
-        for first, second in pictures.values():
-            np.testing.assert_array_equal(first, second[:, ::-1])
+    recipe = dataclasses.replace(SMOKE["custom_cnn"], shift=0, cutout=0)
+    plain = np.concatenate([images for images, _ in _batches(data.train, recipe)])
+    mirrored = {image[:, ::-1].tobytes() for image in plain}
+    plain = {image.tobytes() for image in plain}
+    assert not plain & mirrored
+    seen = []
+    for epoch in (0, 1, 2):
+        images = {image.tobytes() for batch, _ in _batches(data.train, recipe, epoch) for image in batch}
+        assert images <= plain | mirrored
+        seen.append(images)
+    assert seen[0] == seen[2]
+    assert not seen[0] & seen[1]
+
+
+def test_cutout_greys_one_square_in_each_image():
+    images = np.zeros((50, 32, 32, 3), np.uint8)
+    grey = _cut_out(images, 8, np.random.default_rng(0))[..., 0] > 0
+    assert (grey.sum(axis=(1, 2)) == 64).all()
+    assert (grey.any(axis=1).sum(axis=1) == 8).all()
+    assert len({row.tobytes() for row in grey}) > 40
+    assert not _cut_out(np.zeros((2, 32, 32, 3), np.uint8), 0, np.random.default_rng(0)).any()
+
+
+@pytest.mark.parametrize(("native", "dtype"), [(False, "float32"), (True, "mixed_bfloat16")])
+def test_a_trained_model_computes_in_float32(native, dtype, data, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "_has_bfloat16", lambda: native)
+    model = build("custom_cnn")
+    recipe = dataclasses.replace(SMOKE["custom_cnn"], stages=((1, 24),), mixed_precision=True)
+    (row,) = cc.train(model, data, recipe, tmp_path)
+    assert row["hardware"].endswith(f", {dtype}")
+    assert {layer.dtype_policy.name for layer in model.get_layer("network").layers} == {"float32"}
+    assert {weight.dtype for weight in model.get_weights()} == {np.dtype("float32")}
 
 
 def test_shift_translates_by_at_most_so_many_pixels():
@@ -176,6 +203,23 @@ def test_whitening_gives_patches_unit_variance_without_correlation(data):
     moments = outputs.T @ outputs / len(outputs)
     assert np.diag(moments)[[0]] == pytest.approx(1, abs=0.01) or np.diag(moments)[-1] == pytest.approx(1, abs=0.01)
     assert np.abs(moments - np.diag(np.diag(moments))).max() < 0.01
+
+
+def test_the_learning_rate_falls_to_zero_and_restarts_lower():
+    recipe = dataclasses.replace(
+        SMOKE["custom_cnn"], stages=((10, 32),), learning_rate=0.8, warmup=0.25, restart=(8, 0.5)
+    )
+    rate = [float(value) for value in map(_Schedule(recipe, 1000), range(1001))]
+    assert rate[0] == 0
+    assert rate[100] == pytest.approx(0.4)  # half way up
+    assert max(rate) == rate[200] == pytest.approx(0.8)
+    assert rate[500] == pytest.approx(0.4)  # half way down the cosine
+    assert rate[799] == pytest.approx(0, abs=1e-4)
+    assert rate[800] == pytest.approx(0.4)
+    assert rate[900] == pytest.approx(0.2)
+    assert rate[1000] == pytest.approx(0)
+    once = [float(value) for value in map(_Schedule(dataclasses.replace(recipe, restart=None), 1000), (250, 625, 999))]
+    assert once == pytest.approx([0.8, 0.4, 0], abs=1e-4)
 
 
 def test_recipe_is_read_by_stage():
