@@ -526,6 +526,16 @@ def test_mirrors_are_tried_in_turn(server, monkeypatch):
     assert asked == ["/missing", "/altered", "/good"]
 
 
+def test_nothing_is_asked_for_where_no_download_is_wanted(server, folder, tmp_path, monkeypatch):
+    url, asked = server
+    monkeypatch.setenv("CIFAR10_URL", f"{url}/good")
+    with pytest.raises(DataError, match="was not to be downloaded"):
+        load_cifar10(download=False)
+    assert asked == []
+    monkeypatch.setenv("CIFAR10_DIR", str(folder))
+    assert len(load_cifar10(download=False).train) == 90
+
+
 @pytest.mark.parametrize(
     ("path", "reason"),
     [("missing", "404"), ("altered", "hash"), ("cut", "IncompleteRead"), ("slow", "timed out")],

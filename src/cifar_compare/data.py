@@ -67,12 +67,12 @@ class Data:
     fingerprint: str
 
 
-def load_cifar10(folder=None):
+def load_cifar10(folder=None, download=True):
     """CIFAR-10 as Data: 45,000 training, 5,000 validation and 10,000 test images, verified by their content.
 
     Looks in `folder`, else in CIFAR10_DIR; where neither is given, in Keras's caches, ./data and our cache;
-    last it downloads the archive (170 MB) from CIFAR10_URL (one or more addresses) or from MIRRORS. A place
-    may be the folder `cifar-10-batches-py`, the folder around it, or the archive.
+    last, unless `download` is False, it fetches the archive (170 MB) from CIFAR10_URL (one or more addresses)
+    or from MIRRORS. A place may be the folder `cifar-10-batches-py`, the folder around it, or the archive.
 
     Training images come sorted by their SHA-256, and validation takes the 500 smallest of each class: copies
     that order their files differently give the same Data. Test images keep their order.
@@ -94,7 +94,7 @@ def load_cifar10(folder=None):
         except DataError as error:
             warnings.warn(f"passed over: {error}", stacklevel=2)
             refused.append(f"on this machine: {error}")
-    return _load(_download(refused))
+    return _load(_download(refused, download))
 
 
 def make_toy_data(seed=0, train=400, validation=100, test=100):
@@ -149,10 +149,10 @@ def _sources(place):
         return []
 
 
-def _download(failures):
+def _download(failures, allowed):
     import pooch
 
-    for url in os.environ.get("CIFAR10_URL", "").split() or MIRRORS:
+    for url in (os.environ.get("CIFAR10_URL", "").split() or MIRRORS) if allowed else ():
         try:
             get = pooch.HTTPDownloader(progressbar=True, timeout=_TIMEOUT, chunk_size=1 << 18)
             cache = pooch.os_cache("cifar-compare")
@@ -160,7 +160,8 @@ def _download(failures):
         except (OSError, ValueError) as error:
             failures.append(f"{url}: {' '.join(str(error).split()) or type(error).__name__}")
     reasons = "".join(f"\n  - {line}" for line in failures)
-    raise DataError(f"CIFAR-10 is in none of the usual places, and no mirror gave it:{reasons}\n{_REMEDY}")
+    mirrors = "no mirror gave it" if allowed else "was not to be downloaded"
+    raise DataError(f"CIFAR-10 is in none of the usual places, and {mirrors}:{reasons}\n{_REMEDY}")
 
 
 def _load(source):
