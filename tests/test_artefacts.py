@@ -1,13 +1,17 @@
 import hashlib
 import json
+import os
 import subprocess
 import sys
 
 import numpy as np
 import pytest
+from picture_models import save_tiny_models
 
 import cifar_compare as cc
 from cifar_compare.artefacts import ArtefactError, verify
+
+FUZZ_CASES = int(os.environ.get("FUZZ_CASES", "400"))
 
 
 @pytest.fixture
@@ -44,19 +48,43 @@ def test_damage_has_an_error_of_its_own(shipped, damage, message):
         cc.load_model("tiny")
 
 
-def test_nothing_is_parsed_before_the_hash_agrees(shipped, monkeypatch):
+def test_mutated_weights_and_cards_are_never_parsed(tmp_path, monkeypatch, capfd):
     import keras
 
-    monkeypatch.setattr(keras.saving, "load_model", lambda *a, **k: pytest.fail("parsed"))
-    random = np.random.default_rng(0)
-    original = (shipped / "tiny.keras").read_bytes()
-    for _ in range(300):
-        mutated = bytearray(original)
-        for place in random.integers(len(mutated), size=random.integers(1, 9)):
-            mutated[place] ^= int(random.integers(1, 256))
-        (shipped / "tiny.keras").write_bytes(mutated[: random.integers(len(mutated) + 1)])
-        with pytest.raises(ArtefactError):
-            cc.load_model("tiny")
+    save_tiny_models(tmp_path)
+    model, card = tmp_path / "custom_cnn.keras", tmp_path / "custom_cnn.json"
+    originals = {path: path.read_bytes() for path in (model, card)}
+    parsed = []
+    monkeypatch.setattr(keras.saving, "load_model", lambda path, **_: parsed.append(path.read_bytes()))
+    monkeypatch.setenv("CIFAR_COMPARE_MODELS", str(tmp_path))
+    refused = 0
+    for case in range(FUZZ_CASES):
+        draw = np.random.default_rng(case)
+        for path, original in originals.items():
+            content = bytearray(original)
+            if draw.random() < 0.7:
+                for place in draw.integers(len(content), size=draw.integers(1, 9)):
+                    content[place : place + draw.integers(2)] = draw.bytes(draw.integers(3))
+                content = content[: draw.integers(len(content) + 1)] if draw.random() < 0.3 else content
+            path.write_bytes(content)
+        try:
+            cc.load_model("custom_cnn")
+        except ArtefactError:
+            refused += 1
+        except BaseException as error:
+            pytest.fail(f"case {case} raised {error!r}")
+    assert len(parsed) == FUZZ_CASES - refused
+    assert set(parsed) == {originals[model]}
+    assert refused > FUZZ_CASES / 2
+    with capfd.disabled():
+        print(f"\n{FUZZ_CASES} mutated weights and cards: {len(parsed)} whole, {refused} refused")
+
+
+def test_weights_that_are_no_regular_file_do_not_block(shipped):
+    (shipped / "tiny.keras").unlink()
+    os.mkfifo(shipped / "tiny.keras")
+    with pytest.raises(ArtefactError, match="no regular file"):
+        cc.load_model("tiny")
 
 
 @pytest.mark.parametrize("file", ["../tiny.keras", "/etc/passwd", "..", "", "sub/tiny.keras"])
@@ -67,10 +95,18 @@ def test_card_cannot_name_a_file_elsewhere(shipped, file):
         cc.load_model("tiny")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"file": "tiny.keras"}', '{"file": 1, "bytes": "x"}', "\x00"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "{", "[]", "null", "\x00", "[" * 100_000),
+        *('{"file": "tiny.keras"}', '{"file": 1, "bytes": "x"}', '{"file": "a", "bytes": 1e999, "sha256": ""}'),
+        *('{"unlike": 3}', '{"unlike": {}}', '{"test": {"accuracy": "high"}}'),
+        *('{"file": "a\\u0000", "bytes": 1, "sha256": ""}', '{"file": "\\ud800", "bytes": 1, "sha256": ""}'),
+    ],
+)
 def test_bad_card_is_reported(shipped, text):
     (shipped / "tiny.json").write_text(text)
-    with pytest.raises(ArtefactError, match="card"):
+    with pytest.raises(ArtefactError, match=r"card|cannot read"):
         cc.load_model("tiny")
 
 
@@ -80,7 +116,7 @@ def test_missing_file_is_named(shipped):
         cc.load_model("tiny")
 
 
-@pytest.mark.parametrize("name", ["", "../tiny", "a b", "tiny.keras"])
+@pytest.mark.parametrize("name", ["", "../tiny", "a b", "tiny.keras", "a" * 300])
 def test_name_cannot_leave_the_folder(name):
     with pytest.raises(ArtefactError, match="not the name of a model"):
         cc.load_model(name)
@@ -122,3 +158,30 @@ def test_unknown_name_says_what_there_is():
         cc.load_cifar100  # noqa: B018
     assert set(cc.__all__) <= set(dir(cc))
     assert all(getattr(cc, name) is not None for name in cc.__all__)
+
+
+@pytest.mark.parametrize(
+    ("precision", "bits", "apart"), [("float32", 32, 1e-4), ("float16", 16, 0.05), ("int8", 8, 0.2)]
+)
+def test_an_exported_network_answers_like_the_shipped_one(precision, bits, apart, tmp_path):
+    litert = pytest.importorskip("ai_edge_litert.interpreter")
+    cc.export("custom_cnn", tmp_path / "cnn.tflite", precision)
+    card = cc.load_card("custom_cnn")
+    assert (tmp_path / "cnn.tflite").stat().st_size == pytest.approx(card["parameters"] * bits / 8, rel=0.05)
+
+    pixels = cc.make_toy_data(train=10, validation=10, test=10).test.images.astype("float32")
+    interpreter = litert.Interpreter(str(tmp_path / "cnn.tflite"))
+    (given,), (told,) = interpreter.get_input_details(), interpreter.get_output_details()
+    interpreter.resize_tensor_input(given["index"], pixels.shape)
+    interpreter.allocate_tensors()
+    interpreter.set_tensor(given["index"], pixels)
+    interpreter.invoke()
+    expected = cc.load_model("custom_cnn")(pixels)
+    np.testing.assert_allclose(interpreter.get_tensor(told["index"]), expected, atol=apart)
+
+
+def test_export_says_what_it_takes(tmp_path):
+    with pytest.raises(ValueError, match=r"'bfloat16'.*expected float32, float16 or int8"):
+        cc.export("custom_cnn", tmp_path / "cnn.tflite", "bfloat16")
+    with pytest.raises(ValueError, match=r"cnn\.onnx.*\.tflite"):
+        cc.export("custom_cnn", tmp_path / "cnn.onnx")

@@ -10,8 +10,9 @@ import pytest
 from picture_models import blocks, save_tiny_models
 from PIL import Image
 
+import cifar_compare as cc
 from cifar_compare import pictures
-from cifar_compare.pictures import PictureError, predict, read_batches, read_picture
+from cifar_compare.pictures import PictureError, evidence_map, predict, read_batches, read_picture
 
 PIXELS = blocks(40, 56)
 
@@ -88,6 +89,43 @@ def test_half_transparent_is_half_white(tmp_path):
     np.testing.assert_allclose(read_picture(saved(tmp_path, "a.png", image)), 127, atol=1)
 
 
+def opened(path):
+    """The pixels of a picture that is given as PIL's image and not as a path."""
+    with Image.open(path) as image:
+        ((_, read),) = pictures.list_pictures(image)
+        return read()
+
+
+def test_cmyk_of_a_jpeg_is_shown_as_rgb(tmp_path):
+    smooth = Image.fromarray(PIXELS).resize((56, 40), Image.Resampling.BILINEAR)
+    read = read_picture(saved(tmp_path, "a.jpg", smooth.convert("CMYK"), quality=95))  # Adobe's, which is inverted
+    assert np.abs(read.astype(int) - np.array(smooth)).mean() < 8
+
+
+def deep_png(colour_type, values):
+    """A PNG of 16 bits a channel, by hand: Pillow does not write colour of that depth."""
+    raw = b"".join(b"\0" + row.astype(">u2").tobytes() for row in values)
+    header = struct.pack(">IIBBBBB", values.shape[1], values.shape[0], 16, colour_type, 0, 0, 0)
+    parts = ((b"IHDR", header), (b"IDAT", zlib.compress(raw)), (b"IEND", b""))
+    chunks = (struct.pack(">I", len(d)) + k + d + struct.pack(">I", zlib.crc32(k + d)) for k, d in parts)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunks)
+
+
+def test_sixteen_bits_of_colour(tmp_path):
+    values = np.random.default_rng(0).integers(0, 65536, (8, 8, 4)).astype(np.uint16)
+    values[..., 3] = 0
+    (tmp_path / "rgb.png").write_bytes(deep_png(2, values[..., :3]))
+    np.testing.assert_allclose(read_picture(tmp_path / "rgb.png"), values[..., :3] / 257, atol=1)
+    (tmp_path / "clear.png").write_bytes(deep_png(6, values))
+    assert (read_picture(tmp_path / "clear.png") == 255).all()
+
+
+def test_a_clear_shade_of_sixteen_bits_lies_over_white(tmp_path):
+    grey = np.array([[0, 1000, 60_000]] * 3, np.uint16)
+    read = read_picture(saved(tmp_path, "a.png", Image.fromarray(grey), transparency=1000))
+    np.testing.assert_array_equal(read[0, :, 0], [0, 255, 233])
+
+
 def test_sixteen_bits_are_scaled_not_clipped(tmp_path):
     grey = np.linspace(0, 65535, 40 * 56).reshape(40, 56).round().astype(np.uint16)
     dark = (grey // 512).astype(np.uint16)
@@ -131,8 +169,10 @@ def test_tiff_grey_of_every_depth(tmp_path):
         (ramp.astype("<f4"), (32, 1, False, 3)),
         ((ramp * 255).astype("<f4"), (32, 1, False, 3)),
         ((ramp * 2**32).clip(0, 2**31 - 1).astype("<i4"), (32, 1, False, 2)),
+        ((ramp * (2**32 - 1)).astype("<u4"), (32, 1)),
     ):
         read = read_picture(write_tiff(path, values, *settings))
+        np.testing.assert_array_equal(opened(path), read)
         assert np.abs(read.astype(int) - expected.clip(0, 128 if settings[-1] == 2 else 255)).max() <= 1
     twelve = np.array([[0x00, 0x0F, 0xFF] * 4] * 8, np.uint8)  # pairs of 0x000 and 0xfff
     assert (read_picture(write_tiff(path, twelve, 12)) == np.array([0, 255] * 4)[None, :, None]).all()
@@ -154,10 +194,12 @@ def test_orientation_is_honoured(tmp_path, orientation):
     }[orientation]
     exif = Image.Exif()
     exif[0x0112] = orientation
-    for name in ("a.png", "a.tiff", "a.webp"):
-        options = {"lossless": True} if name == "a.webp" else {}
+    for name in ("a.png", "a.tiff", "a.webp", "a.jpg"):
+        options = {"a.webp": {"lossless": True}, "a.jpg": {"quality": 95, "subsampling": 0}}.get(name, {})
         path = saved(tmp_path, name, Image.fromarray(PIXELS), exif=exif, **options)
-        np.testing.assert_array_equal(read_picture(path), upright)
+        read = read_picture(path)
+        np.testing.assert_allclose(read, upright, atol=12 if name == "a.jpg" else 0)
+        np.testing.assert_array_equal(opened(path), read)
 
 
 def test_damaged_exif_does_not_matter(tmp_path):
@@ -196,11 +238,31 @@ def test_hostile_files_get_one_line_each(tmp_path):
     for name, (content, expected) in contents.items():
         (tmp_path / name).write_bytes(content)
         assert expected in reason(tmp_path / name)
-    assert "folder" in reason(tmp_path)
+    (tmp_path / "empty").mkdir()
+    assert reason(tmp_path / "empty") == "is a folder without pictures"
+    assert reason(tmp_path) == "is a folder inside a folder, which is not searched"
     assert "No such file" in reason(tmp_path / "missing\n\x1b[31m.png")
     assert "null" in reason("a\0b.png")
     os.truncate(tmp_path / "text.jpg", pictures.MAX_BYTES + 1)
     assert "the limit is" in reason(tmp_path / "text.jpg")
+
+
+@pytest.mark.parametrize("tag", [273, 324, 65_000])
+@pytest.mark.parametrize("order", "<>")
+def test_a_tiff_of_too_many_strips_is_refused_before_it_is_opened(tmp_path, order, tag, monkeypatch):
+    head = {"<": b"II*\0", ">": b"MM\0*"}[order] + struct.pack(order + "IH", 8, 1)
+    (tmp_path / "a.tiff").write_bytes(head + struct.pack(order + "HHII", tag, 4, 1_000_000, 26) + bytes(4_000_000))
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("opened"))
+    assert reason(tmp_path / "a.tiff") == f"has a table of 1,000,000 entries (TIFF tag {tag}), the limit is 65,536"
+
+
+def test_too_little_memory_is_named(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise MemoryError
+
+    path = saved(tmp_path, "a.png", Image.fromarray(PIXELS))
+    monkeypatch.setattr(Image, "open", refuse)
+    assert reason(path) == "needs more memory than there is"
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes on this system")
@@ -208,6 +270,14 @@ def test_pipes_and_devices_never_block(tmp_path):
     os.mkfifo(tmp_path / "pipe.png")
     assert "pipe" in reason(tmp_path / "pipe.png")
     assert "device" in reason("/dev/zero")
+
+
+def test_folder_without_permission(tmp_path, monkeypatch):
+    def refuse(*_):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(os, "listdir", refuse)
+    assert reason(tmp_path) == "Permission denied"
 
 
 def test_file_without_permission(tmp_path, monkeypatch):
@@ -337,3 +407,64 @@ def test_a_model_replaced_on_disk_is_loaded_anew(models_folder, tmp_path, monkey
         shutil.copy(models_folder / f"{name}.json", tmp_path / "custom_cnn.json")
         answers[name] = predict("custom_cnn", PIXELS)[0].probabilities
     assert not np.allclose(answers["custom_cnn"], answers["mobilenet_v2"])
+
+
+@pytest.fixture(scope="module", params=["custom_cnn", "mobilenet_v2"])
+def untrained(request):
+    """One of the real networks with random weights, and what it makes of PIXELS: the map's features, the logits."""
+    import keras
+
+    build = {"custom_cnn": cc.build_custom_cnn, "mobilenet_v2": lambda: cc.build_mobilenet_v2(weights=None)}
+    model = build[request.param]()
+    network = model.get_layer("network")
+    weights = network.get_layer("logits").get_weights()
+    weights[1:] = [np.linspace(-1, 1, 10) for _ in weights[1:]]  # a bias, where there is one, starts as 0
+    network.get_layer("logits").set_weights(weights)
+    inside = keras.Model(network.inputs, [network.get_layer("pool").input, network.get_layer("logits").output])
+    features, logits = inside(model.get_layer("entry")(PIXELS[None]))
+    return model, weights, np.asarray(features)[0], np.asarray(logits)[0]
+
+
+def test_evidence_adds_up_to_the_logit_less_its_bias(untrained):
+    model, (_, *bias), features, logits = untrained
+    for number, label in enumerate(cc.CLASSES):
+        added = evidence_map(model, PIXELS, label)
+        assert added.shape == features.shape[:2]
+        assert added.dtype == np.float32
+        assert added.sum() == pytest.approx(logits[number] - (bias[0][number] if bias else 0), rel=1e-4, abs=1e-5)
+
+
+def test_evidence_lies_where_the_features_are(untrained):
+    model, (kernel, *_), features, _ = untrained
+    if model.name == "mobilenet_v2":
+        expected = features @ kernel / features[..., 0].size
+    else:
+        at = features.reshape(-1, features.shape[-1]).argmax(axis=0)
+        expected = np.zeros((features[..., 0].size, 10))
+        np.add.at(expected, at, features.max(axis=(0, 1))[:, None] * kernel / 9)
+        expected = expected.reshape(*features.shape[:2], 10)
+    np.testing.assert_allclose(evidence_map(model, PIXELS, "dog"), expected[..., 5], rtol=1e-3, atol=1e-5)
+
+
+def test_equal_maxima_share_the_evidence():
+    model = cc.build_custom_cnn()
+    network = model.get_layer("network")
+    network.get_layer("conv3b").kernel.assign(np.zeros(network.get_layer("conv3b").kernel.shape))
+    network.get_layer("norm3b").beta.assign(np.linspace(0.5, 2, 256))  # the same features in every place
+    added = evidence_map(model, PIXELS, "cat")
+    assert added.size > 1
+    np.testing.assert_allclose(added, added.mean(), rtol=1e-4)
+    assert abs(added.sum()) > 1e-3
+
+
+def test_evidence_for_the_answer_of_any_single_picture(tmp_path, untrained):
+    model, *_ = untrained
+    (answer,) = predict(model, PIXELS)
+    expected = evidence_map(model, PIXELS, answer.label)
+    np.testing.assert_array_equal(evidence_map(model, PIXELS), expected)
+    path = saved(tmp_path, "a.png", Image.fromarray(PIXELS))
+    np.testing.assert_array_equal(evidence_map(model, path), expected)
+    with pytest.raises(ValueError, match="label is 'tiger', expected None or one of airplane, automobile"):
+        evidence_map(model, PIXELS, "tiger")
+    with pytest.raises(PictureError, match="No such file"):
+        evidence_map(model, tmp_path / "missing.png")

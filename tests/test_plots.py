@@ -14,6 +14,7 @@ matplotlib.use("Agg")
 from cifar_compare import plots, score
 from cifar_compare.data import CLASSES
 from cifar_compare.evaluation import calibration_bins
+from cifar_compare.pictures import Answer
 
 
 def made_result(seed, skill):
@@ -204,6 +205,57 @@ def test_gallery_refuses(count, titles):
         plots.gallery(np.zeros((count, 4, 4, 3), np.uint8), titles)
 
 
+@pytest.fixture
+def answers():
+    rows = np.random.default_rng(0).dirichlet(np.ones(10), 2).astype(np.float32)
+    return {name: Answer("a", "cat", 0.5, (), row, None) for name, row in zip(("weak", "strong"), rows, strict=True)}
+
+
+def test_probabilities(answers, tmp_path):
+    (ax,) = drawn(plots.probabilities(answers["weak"]), tmp_path).axes
+    widths = [patch.get_width() for patch in ax.patches]
+    np.testing.assert_allclose(widths, 100 * answers["weak"].probabilities, rtol=1e-6)
+    assert [label.get_text() for label in ax.get_yticklabels()] == list(CLASSES)
+    assert ax.yaxis_inverted()  # the first class is on top
+    assert (ax.get_xlim(), ax.get_xlabel()) == ((0, 100), "probability, %")
+
+
+def test_probabilities_of_several_beside_pictures(answers, tmp_path):
+    pictures = {"$a_$^.png": np.zeros((30, 50, 3), np.uint8), "small": np.full((4, 4, 3), 99.6)}
+    figure = drawn(plots.probabilities(answers, pictures), tmp_path)
+    *left, ax = figure.axes
+    assert [place.get_title() for place in left] == list(pictures)
+    assert [place.images[0].get_array().max() for place in left] == [0, 100]
+    expected = np.concatenate([answers["weak"].probabilities, answers["strong"].probabilities])
+    np.testing.assert_allclose([patch.get_width() for patch in ax.patches], 100 * expected, rtol=1e-6)
+    # Every pair of bars lies around its class, and in the same order as in the legend.
+    centres = np.reshape([patch.get_y() + patch.get_height() / 2 for patch in ax.patches], (2, 10))
+    np.testing.assert_allclose(centres.mean(axis=0), np.arange(10), atol=1e-9)
+    assert (centres[0] < centres[1]).all()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["weak", "strong"]
+
+
+def test_evidence(tmp_path):
+    pixels = np.zeros((40, 64, 3), np.uint8)
+    pixels[:, 12:52] = 90  # what the entry cuts out
+    maps = {"one: cat": np.array([[0.5, -2.0], [1.0, 0.0]]), "two: dog": np.arange(9.0).reshape(3, 3) / 10}
+    *axes, bar = drawn(plots.evidence(pixels, maps), tmp_path).axes
+    for ax, (title, each) in zip(axes, maps.items(), strict=True):
+        shown, picture = ax.images
+        assert ax.get_title() == title
+        assert (picture.get_array() == 90).all()
+        assert picture.get_extent() == shown.get_extent()
+        np.testing.assert_array_equal(shown.get_array(), each)
+        assert shown.get_clim() == (-2, 2)  # white is 0 and colours compare
+        assert [float(text.get_text()) for text in ax.texts] == pytest.approx(each.ravel().tolist())
+    assert bar.get_ylabel() == "added to the logit, nats"
+
+
+def test_evidence_of_one_map_that_is_all_zero(tmp_path):
+    ax, _ = drawn(plots.evidence(np.full((9, 5, 3), 200.0), np.zeros((3, 3))), tmp_path).axes
+    assert ax.images[1].get_array().shape == (5, 5)
+
+
 def test_accuracy_against_cost(results, tmp_path):
     rows = {"small": (2e7, results["weak"]), "large": (3e8, results["strong"])}
     (ax,) = drawn(plots.accuracy_against_cost(rows), tmp_path).axes
@@ -215,7 +267,10 @@ def test_accuracy_against_cost(results, tmp_path):
     assert (ax.get_xlabel(), ax.get_ylabel()) == ("multiply-adds an image, millions", "accuracy, %")
 
 
-@pytest.mark.parametrize("draw", [plots.confusion, plots.reliability, plots.per_class, plots.learning_curves])
+DRAW = [plots.confusion, plots.reliability, plots.per_class, plots.learning_curves, plots.probabilities]
+
+
+@pytest.mark.parametrize("draw", DRAW)
 @pytest.mark.parametrize("nonsense", [{}, np.zeros((3, 10)), {"a": None}])
 def test_something_else_is_refused(draw, nonsense):
     with pytest.raises(ValueError, match="expected a"):

@@ -1,9 +1,11 @@
 """Find and verify what is shipped in `models/`: weights, cards and recorded test predictions."""
 
+import contextlib
 import hashlib
 import json
 import os
 import re
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -50,10 +52,12 @@ def load_card(name):
     folder = _folder_of(name)
     path = folder / f"{name}.json"
     try:
-        card = json.loads(path.read_bytes())
-        return {**card, "folder": str(folder)}
-    except (OSError, ValueError, TypeError) as error:
-        raise ArtefactError(f"{path} is not a readable card ({error}); restore it with `git checkout`") from error
+        card = {**json.loads(path.read_bytes()), "folder": str(folder)}
+        for part, figure in (("test", "accuracy"), ("unlike", "threshold")):
+            float(card.get(part, {figure: 0})[figure])
+        return card
+    except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+        raise ArtefactError(f"{path} is not a readable card ({error}); restore it with `git checkout`") from None
 
 
 def load_predictions(name):
@@ -76,6 +80,40 @@ def load_predictions(name):
         return score(file["probabilities"], file["labels"])
 
 
+def export(name, path, precision="float32"):
+    """Write the sub-model `network` of a shipped model for LiteRT, which runs on phones and without TensorFlow.
+
+    The entry stays behind, because LiteRT has no antialiased resize: feed float32 pixels in [0, 255] of shape
+    `(n, size, size, 3)`, size being the card's `working_size`, and get probabilities, float32, `(n, 10)`.
+
+    Args:
+        name: as in `load_model`, and its errors.
+        path: str or path of the file to write, ending in ".tflite".
+        precision: of the weights: "float32", "float16" (half the size) or "int8" (a quarter; one scale a channel,
+            activations are quantised as they come).
+
+    Raises:
+        ValueError: another precision or ending.
+        FileNotFoundError: the folder to write to does not exist.
+    """
+    if precision not in ("float32", "float16", "int8") or not str(path).endswith(".tflite"):
+        raise ValueError(
+            f"got {precision!r} and {str(path)!r}, expected float32, float16 or int8, and a name in .tflite"
+        )
+    if not Path(path).absolute().parent.is_dir():
+        raise FileNotFoundError(f"there is no folder {Path(path).absolute().parent} to write to; make it first")
+    size = load_card(name)["working_size"]
+    network = load_model(name).get_layer("network")
+    import keras
+    import tensorflow as tf  # the converter's settings have no counterpart in Keras
+
+    settings = {} if precision == "float32" else {"optimizations": [tf.lite.Optimize.DEFAULT]}
+    if precision == "float16":
+        settings["target_spec"] = {"supported_types": [tf.float16]}
+    signature = [keras.InputSpec(dtype="float32", shape=(None, size, size, 3), name="pixels")]
+    network.export(path, format="litert", verbose=False, input_signature=signature, **settings)
+
+
 def verify(name, card, part=None):
     """Check the size and SHA-256 of a file that a card names, before anybody parses it.
 
@@ -93,15 +131,20 @@ def verify(name, card, part=None):
     entry = card.get(part) if part else card
     try:
         file, size, digest = str(entry["file"]), int(entry["bytes"]), str(entry["sha256"])
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, OverflowError):
         raise ArtefactError(f"the card of '{name}' names no {part or 'model'} file with its bytes and sha256") from None
     if Path(file).name != file or file in ("", ".", ".."):
         raise ArtefactError(f"the card of '{name}' names {file!r}, which is not a plain file name; restore the card")
     path = Path(card["folder"]) / file
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ArtefactError(f"cannot read {path} ({error.strerror}); restore it with `git checkout`") from None
+        status = path.stat()  # before opening, which can block on a pipe
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError("it is no regular file")
+        with open(path, "rb") as opened:
+            content = opened.read(max(0, min(size, status.st_size)) + 1)  # one more byte shows that it is too long
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ArtefactError(f"cannot read {path} ({reason}); restore it with `git checkout`") from None
     if content.startswith(_POINTER):
         raise ArtefactError(f"{path} is a Git LFS pointer, not the file itself; run `git lfs pull` and try again")
     if len(content) < size:
@@ -115,16 +158,17 @@ def verify(name, card, part=None):
 
 
 def _folder_of(name):
-    if not re.fullmatch(r"[A-Za-z0-9_]+", str(name)):
+    if not re.fullmatch(r"[A-Za-z0-9_]{1,64}", str(name)):
         raise ArtefactError(f"{name!r} is not the name of a model; shipped are {', '.join(NAMES)}")
     given = os.environ.get("CIFAR_COMPARE_MODELS")
     checkout = Path(__file__).resolve().parents[2] / "models"
-    here = Path.cwd()
+    here = Path(os.path.abspath(os.curdir)) if os.path.exists(os.curdir) else Path("/")  # it may have been deleted
     places = [Path(given)] if given else []
     places += [checkout, *(folder / "models" for folder in (here, *here.parents))]
     for place in places:
-        if (place / f"{name}.json").is_file():
-            return place
+        with contextlib.suppress(OSError):  # no permission to look inside
+            if (place / f"{name}.json").is_file():
+                return place
     raise ArtefactError(
         f"no card {name}.json found: looked in CIFAR_COMPARE_MODELS, which is {given or 'not set'}; in the checkout, "
         f"{checkout}; and in models/ upwards from {here}. Set CIFAR_COMPARE_MODELS to the models folder of a clone"

@@ -1,4 +1,4 @@
-"""The command `cifar-compare`: classify pictures, list the shipped models."""
+"""The command `cifar-compare`: classify pictures, list and export the shipped models."""
 
 import argparse
 import contextlib
@@ -8,11 +8,14 @@ import sys
 DESCRIPTION = "Two CIFAR-10 classifiers: a CNN trained from scratch and a fine-tuned MobileNetV2."
 EPILOG = """\
 A PATH is a picture (JPEG, PNG, WebP, GIF, BMP, TIFF), or a folder whose pictures directly inside are taken.
---json writes a list of objects: picture, model, model_sha256, label, probability (calibrated), unlike (true
-where the picture is probably none of the ten classes), top (list of label, probability), probabilities.
---csv writes the same without top, one line an answer, with a column of its own for each class.
+--json writes a list of objects, one for each picture and model: picture (the path), model, model_sha256, label,
+probability (calibrated), unlike (true where the picture is probably none of the ten classes; null where the card
+has no threshold), top (list of label, probability), probabilities (object, by class). Figures have 9 decimals.
+--csv writes the same without top, one line an answer, with a column of its own for each class, and nothing for
+null. Pictures that were skipped are told on stderr alone, a line each.
 
-Exit status: 0, or 1 when a picture was skipped, or 2 for a wrong call or a missing model.
+Exit status: 0, or 1 when a picture was skipped, or 2 for a wrong call, a missing model or no room to write, 130 after
+Ctrl-C, 141 where the reader of the output has gone.
 """
 BAR_FROM = 10  # pictures; fewer are done before anybody has read a progress bar
 
@@ -22,16 +25,20 @@ def main(arguments=None):
     options = _parser().parse_args(arguments)
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
     try:
-        with _only_python_on_stderr():
+        if sys.stdout is None:
+            raise OSError("standard output is closed")
+        with only_python_on_stderr():
+            sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
             status = options.run(options)
             sys.stdout.flush()
             return status
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:
-        # What is still buffered for the reader that has gone would raise once more when Python ends.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+    except OSError as error:
+        # What is still buffered for a reader that has gone would raise once more when Python ends.
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141 if isinstance(error, BrokenPipeError) else _complain(f"cannot write the answers: {error}", 2)
 
 
 def _parser():
@@ -49,6 +56,13 @@ def _parser():
     form.add_argument("--json", dest="write", action="store_const", const=_write_json, help="write JSON")
     form.add_argument("--csv", dest="write", action="store_const", const=_write_csv, help="write CSV")
 
+    export = commands.add_parser("export", help="write a model for LiteRT, without its entry")
+    export.set_defaults(run=_export)
+    export.add_argument("model", metavar="NAME", help="mobilenet_v2 or custom_cnn")
+    export.add_argument("file", metavar="FILE.tflite", help="takes float32 pixels (n, size, size, 3) in [0, 255]")
+    precisions = ("float32", "float16", "int8")
+    export.add_argument("--precision", default="float32", choices=precisions, help="of the weights (float32)")
+
     commands.add_parser("models", help="list the shipped models").set_defaults(run=_models)
     return parser
 
@@ -58,7 +72,6 @@ def _predict(options):
 
     from . import artefacts, pictures
 
-    sys.stdout.reconfigure(errors="backslashreplace")  # file names need not be valid text
     names = artefacts.NAMES if options.model == "all" else [options.model]
     try:
         classifiers = [pictures.open_classifier(name) for name in names]
@@ -117,7 +130,8 @@ def _write_csv(answers, width):
     table = csv.DictWriter(sys.stdout, header, extrasaction="ignore", lineterminator="\n")
     table.writeheader()
     for record in (_record(*answer) for answer in answers):
-        table.writerow(record | record["probabilities"])
+        unlike = {True: "true", False: "false", None: ""}[record["unlike"]]
+        table.writerow(record | record["probabilities"] | {"unlike": unlike})
 
 
 def _record(classifier, answer):
@@ -136,6 +150,17 @@ def _record(classifier, answer):
     }
 
 
+def _export(options):
+    from . import artefacts
+
+    try:
+        artefacts.export(options.model, options.file, options.precision)
+    except (artefacts.ArtefactError, ValueError, OSError) as error:
+        return _complain(error, 2)
+    print(f"{options.file} written: {os.path.getsize(options.file):,} bytes")
+    return 0
+
+
 def _models(options):
     from . import artefacts
 
@@ -144,24 +169,30 @@ def _models(options):
         try:
             card = artefacts.load_card(name)
             path = artefacts.verify(name, card)
-            print(f"{name:<12}  {card['test']['accuracy']:.2%} of CIFAR-10's test images right  {path}")
+            accuracy = (
+                f"{card['test']['accuracy']:.2%} of CIFAR-10's test images right" if "test" in card else "unmeasured"
+            )
+            print(f"{name:<12}  {accuracy}  {path}")
         except artefacts.ArtefactError as error:
             status = _complain(error, 2)
     return status
 
 
 def _complain(error, status):
-    print(f"cifar-compare: {error}", file=sys.stderr)
+    from .pictures import printable
+
+    print(f"cifar-compare: {printable(error)}", file=sys.stderr)
     return status
 
 
 @contextlib.contextmanager
-def _only_python_on_stderr():
+def only_python_on_stderr():
     """Silence libraries in C: TensorFlow greets and libtiff complains on the file descriptor itself."""
     kept, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     try:
-        with open(kept, "w", buffering=1, closefd=False) as stderr, contextlib.redirect_stderr(stderr):
+        text = {"encoding": getattr(sys.stderr, "encoding", None), "errors": "backslashreplace"}
+        with open(kept, "w", buffering=1, closefd=False, **text) as stderr, contextlib.redirect_stderr(stderr):
             yield
     finally:
         os.dup2(kept, 2)

@@ -6,6 +6,7 @@ import itertools
 import logging
 import os
 import stat
+import struct
 import warnings
 from collections import namedtuple
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,11 @@ SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", "
 MAX_PIXELS = 2**26  # 67 million, so that a 50-megapixel photograph passes
 MAX_BYTES = 8 * MAX_PIXELS  # four channels of 16 bits, uncompressed
 BATCH_VALUES = 3 * 2**22  # pixel values in memory at once: 64 pictures of 256×256, or a single photograph
-_BITS, _PHOTOMETRIC = 258, 262  # TIFF tags; photometric 0 means that zero is white
+_BITS, _PHOTOMETRIC, _STRIPS, _TILES, _SAMPLE_FORMAT = 258, 262, 273, 324, 339  # TIFF tags
+_MAX_STRIPS = 2**16  # of a TIFF: Pillow keeps an object of each, whatever the picture's size
+
+
+_NO_MEMORY = "needs more memory than there is"
 
 
 class PictureError(ValueError):
@@ -100,8 +105,11 @@ def read_picture(path):
     name = os.fsdecode(path)
     try:
         data = _read_bytes(name)
+        _check_tiff(data)
     except (OSError, ValueError) as error:  # ValueError: a null byte in the name
         raise PictureError(name, getattr(error, "strerror", None) or error) from None
+    except MemoryError:
+        raise PictureError(name, _NO_MEMORY) from None
     return _decode(name, lambda: Image.open(io.BytesIO(data), formats=FORMATS))
 
 
@@ -116,7 +124,7 @@ def list_pictures(pictures, _count=None):
         yield from ((file, partial(read_picture, file)) for file in _files(os.fsdecode(pictures)))
     elif isinstance(pictures, Image.Image):
         name = getattr(pictures, "filename", "") or f"picture {next(count)}"
-        yield name, partial(_decode, name, pictures.copy)
+        yield name, partial(_decode, name, partial(_copy, pictures))
     elif hasattr(pictures, "__array__"):
         array = np.asarray(pictures)
         for pixels in array if array.ndim == 4 else [array]:
@@ -189,6 +197,44 @@ def classify(classifier, batch, top=3):
     return answers
 
 
+def evidence_map(model, picture, label=None):
+    """What each place of a network's last feature map adds to the logit of a class.
+
+    All that follows is linear, so that this needs no gradient. Behind average pooling it is class activation
+    mapping (Zhou et al. 2016, arXiv:1512.04150), which is Grad-CAM (Selvaraju et al. 2017, arXiv:1610.02391) with
+    the evidence against the class kept. Behind maximum pooling a channel adds where it is largest; ties share.
+
+    Args:
+        model, picture: as in `predict`, but a single picture.
+        label: str, one of `CLASSES`; None for the answer.
+
+    Returns:
+        float32 `(h, w)`, nats, over the centre square that the entry cuts out; the sum is the logit less its bias.
+    """
+    import keras
+
+    from .data import CLASSES
+
+    if label is not None and label not in CLASSES:
+        raise ValueError(f"label is {label!r}, expected None or one of {', '.join(CLASSES)}")
+    listed = list(itertools.islice(list_pictures(picture), 2))
+    if len(listed) != 1:
+        raise ValueError(f"picture holds {'several pictures' if listed else 'nothing'}, expected a single one")
+    ((_, read),) = listed
+    classifier = open_classifier(model)
+    pool, logits = (classifier.network.get_layer(name) for name in ("pool", "logits"))
+    body, head = keras.Model(classifier.network.inputs, pool.input), keras.Model(pool.output, logits.output)
+    (features,) = keras.ops.convert_to_numpy(body(classifier.entry(read()[None])))
+    counts = np.ones_like(features)
+    if isinstance(pool, keras.layers.GlobalMaxPooling2D):
+        counts = (features == features.max(axis=(0, 1))).astype(np.float32)
+    shares = (features * counts / counts.sum(axis=(0, 1))).reshape(-1, features.shape[-1])
+    bias, *added = keras.ops.convert_to_numpy(head(np.pad(shares, ((1, 0), (0, 0))))).astype(np.float32)
+    added = np.array(added) - bias  # a row of zeros in front gave the bias
+    column = (added.sum(axis=0) + bias).argmax() if label is None else CLASSES.index(label)
+    return added[:, column].reshape(features.shape[:2])
+
+
 def printable(text):
     """Text as one line: line breaks, terminal codes and undecodable bytes are escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(text))
@@ -232,16 +278,44 @@ def _refuse(name, reason):
 
 def _read_bytes(path):
     status = os.stat(path)  # before opening, which can block on a pipe and set off a device
+    if stat.S_ISDIR(status.st_mode):
+        inside = any(name.lower().endswith(SUFFIXES) for name in os.listdir(path))
+        raise ValueError(f"is a folder {'inside a folder, which is not searched' if inside else 'without pictures'}")
     if not stat.S_ISREG(status.st_mode):
-        folder = "folder without pictures to take"
-        raise ValueError(f"is a {folder if stat.S_ISDIR(status.st_mode) else 'pipe, socket or device'}")
+        raise ValueError("is a pipe, socket or device")
     if status.st_size > MAX_BYTES:
         raise ValueError(f"has {status.st_size:,} bytes, the limit is {MAX_BYTES:,}")
     flags = getattr(os, "O_NONBLOCK", 0)
     with open(path, "rb", opener=lambda name, mode: os.open(name, mode | flags)) as file:
-        if not (data := file.read(MAX_BYTES)):
+        if not (data := file.read(status.st_size)):
             raise ValueError("is empty")
     return data
+
+
+def _check_tiff(data):
+    """Refuse a TIFF whose first directory holds a table that Pillow would spend memory and minutes on."""
+    order = {b"II": "<", b"MM": ">"}.get(data[:2])
+    if order is None:
+        return
+    with contextlib.suppress(struct.error):  # a directory that is cut off is left to Pillow
+        big = struct.unpack_from(order + "H", data, 2)[0] == 43
+        (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+        (entries,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
+        at += 8 if big else 2
+        for entry in range(min(entries, _MAX_STRIPS)):
+            tag, kind, count = struct.unpack_from(
+                order + ("HHQ" if big else "HHI"), data, at + (20 if big else 12) * entry
+            )
+            # Text, bytes and opaque data, such as colour profiles, are kept in one piece.
+            if count > _MAX_STRIPS and (kind not in (1, 2, 7) or tag in (_STRIPS, _TILES)):
+                raise ValueError(f"has a table of {count:,} entries (TIFF tag {tag}), the limit is {_MAX_STRIPS:,}")
+
+
+def _copy(image):
+    copy = image.copy()
+    if hasattr(image, "tag_v2"):
+        copy.tag_v2 = image.tag_v2  # says how deep the grey of a TIFF is
+    return copy
 
 
 def _decode(name, open_image):
@@ -255,6 +329,10 @@ def _decode(name, open_image):
             return _to_rgb(image)
     except Image.DecompressionBombError:
         raise PictureError(name, f"has more than {MAX_PIXELS:,} pixels, which is the limit") from None
+    except MemoryError:
+        raise PictureError(name, _NO_MEMORY) from None
+    except _Unsuitable as error:
+        raise PictureError(name, error) from None
     except UnidentifiedImageError:
         raise PictureError(name, f"is not a picture in a known format ({', '.join(FORMATS)})") from None
     except Exception as error:  # decoders raise nearly anything on damaged files
@@ -262,11 +340,18 @@ def _decode(name, open_image):
         raise PictureError(name, f"is damaged or cut off ({reason})") from None
 
 
+class _Unsuitable(Exception):
+    """A whole picture of something that cannot be shown."""
+
+
 def _to_rgb(image):
     with contextlib.suppress(Exception):  # a damaged EXIF block does not make a picture unreadable
         ImageOps.exif_transpose(image, in_place=True)
     if image.mode[0] in "IF":
-        return np.repeat(_to_8_bits(image)[..., None], 3, axis=-1)
+        grey = _to_8_bits(image)
+        if isinstance(clear := image.info.get("transparency"), int):
+            grey[np.array(image) == clear] = 255
+        return np.repeat(grey[..., None], 3, axis=-1)
     if image.has_transparency_data:
         image = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
@@ -274,13 +359,15 @@ def _to_rgb(image):
 
 
 def _to_8_bits(image):
-    values = np.array(image, dtype=np.float32)
+    values, tags = np.array(image), getattr(image, "tag_v2", {})
+    if image.mode == "I" and tags.get(_BITS, (0,))[0] == 32 and tags.get(_SAMPLE_FORMAT, (1,))[0] != 2:
+        values = values.view(np.uint32)  # which Pillow delivers as signed
+    values = values.astype(np.float32)
     low, high = float(values.min()), float(values.max())
-    tags = getattr(image, "tag_v2", {})
     whites = {"I": (255, 65535, 2**32), "F": (1, 255, 65535, 2**32)}
     whites = whites.get(image.mode, (2 ** tags.get(_BITS, (16,))[0] - 1,))
     if not (low >= 0 and high <= whites[-1]):
-        raise ValueError(f"grey values from {low:g} to {high:g}, expected 0 to 1, 255, 65535 or 2^32")
+        raise _Unsuitable(f"has grey values from {low:g} to {high:g}, expected 0 to 1, 255, 65535 or 2^32")
     white = next(white for white in whites if high <= white)
     values = values * (255 / white)
     return np.rint(255 - values if tags.get(_PHOTOMETRIC) == 0 else values).astype(np.uint8)

@@ -14,6 +14,7 @@ from sklearn.metrics import ConfusionMatrixDisplay
 
 from .data import CLASSES
 from .evaluation import Result, calibration_bins, proportion_interval
+from .pictures import Answer
 
 # Okabe & Ito's palette, which people with any common colour blindness can tell apart.
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -133,9 +134,58 @@ def gallery(images, titles=None, columns=8):
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
     for i, (ax, image) in enumerate(zip(axes.flat, images, strict=False)):
-        ax.imshow(np.clip(np.rint(image), 0, 255).astype(np.uint8), interpolation="nearest")
-        if titles is not None:
-            ax.set_title(titles[i], fontsize=9)
+        _show(ax, image, "" if titles is None else titles[i])
+    return figure
+
+
+def probabilities(answer, pictures=None):
+    """The probability of each class, %, to the right of the pictures it was asked for.
+
+    Args:
+        answer: `Answer` as of `predict`, or a dict of them by name.
+        pictures: dict of uint8 or float (h, w, 3) in [0, 255] by title.
+    """
+    named, pictures = _named(answer, Answer), pictures or {}
+    widths = [*(3 for _ in pictures), 5]
+    options = {"width_ratios": widths, "squeeze": False}
+    figure, ((*left, ax),) = _figure(1, len(widths), width=sum(widths), height=3.6, **options)
+    for place, (title, pixels) in zip(left, pictures.items(), strict=True):
+        _show(place, pixels, title, interpolation="auto")  # smooth unless much enlarged
+    height = 0.8 / len(named)
+    for i, ((name, each), colour) in enumerate(zip(named, cycle(_COLOURS), strict=False)):
+        at = np.arange(len(CLASSES)) + (i - (len(named) - 1) / 2) * height
+        ax.barh(at, 100 * each.probabilities, height, color=colour, label=name, edgecolor="white")
+    ax.set(xlim=(0, 100), ylim=(len(CLASSES) - 0.5, -0.5), xlabel="probability, %")
+    ax.set_yticks(range(len(CLASSES)), CLASSES)
+    ax.grid(axis="x", alpha=0.3)
+    ax.set_axisbelow(True)
+    if named[0][0]:
+        figure.legend(loc="outside upper right", ncols=len(named))
+    return figure
+
+
+def evidence(pixels, maps):
+    """What each place of a feature map adds to a logit, nats, over the part of the grey picture that is seen.
+
+    Args:
+        pixels: uint8 or float in [0, 255], (h, w, 3).
+        maps: float (h', w') as of `evidence_map`, or a dict of them by title.
+    """
+    maps = maps if isinstance(maps, dict) else {"": maps}
+    height, width = np.shape(pixels)[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    grey = np.mean(pixels, axis=-1)[top : top + side, left : left + side]
+    limit = max(np.abs(each).max() for each in maps.values())
+    figure, axes = _figure(1, len(maps), width=4 * len(maps) + 1, height=4, squeeze=False)
+    for ax, (title, each) in zip(axes.flat, maps.items(), strict=True):
+        # Sharp squares: a smooth enlargement would promise a precision that a few places do not have.
+        drawn = ax.imshow(each, cmap="PuOr_r", vmin=-limit, vmax=limit, interpolation="nearest", alpha=0.6, zorder=1)
+        ax.imshow(grey, cmap="gray", vmin=-255, vmax=255, extent=drawn.get_extent())  # pale, so that the colours tell
+        for (row, column), value in np.ndenumerate(each):
+            ax.text(column, row, f"{value:+.2f}", ha="center", va="center")
+        ax.set(xticks=[], yticks=[], title=title)
+    figure.colorbar(drawn, ax=axes, label="added to the logit, nats")
     return figure
 
 
@@ -168,6 +218,12 @@ def _figure(rows, columns, width, height, **options):
     figure, axes = plt.subplots(rows, columns, figsize=(width, height), layout="constrained", **options)
     plt.close(figure)
     return figure, axes
+
+
+def _show(ax, pixels, title, interpolation="nearest"):
+    ax.imshow(np.clip(np.rint(pixels), 0, 255).astype(np.uint8), interpolation=interpolation)
+    ax.set(xticks=[], yticks=[])
+    ax.set_title(title, fontsize=9, parse_math=False)  # a file's name may hold dollar signs
 
 
 def _whiskers(ax, x, successes, totals, color="black", marker=""):
