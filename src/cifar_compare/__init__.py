@@ -33,12 +33,15 @@ _HOME_OF = {
     "compare": "evaluation",
     "evaluate": "evaluation",
     "score": "evaluation",
+    "export": "artefacts",
     "load_card": "artefacts",
     "load_model": "artefacts",
     "load_predictions": "artefacts",
     "ArtefactError": "artefacts",
     "PictureError": "pictures",
+    "evidence_map": "pictures",
     "predict": "pictures",
+    "study": "low_res",
 }
 __all__ = ["plots", *_HOME_OF]
 

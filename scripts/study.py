@@ -1,0 +1,209 @@
+"""Fill results/low_res_study.csv: what low resolution costs the models, a row for each file and each way in.
+
+    python scripts/study.py                 under an hour on two cores; goes on where it was interrupted
+    python scripts/study.py --model FILE    a model of your own: the part about delivery and entry
+    python scripts/study.py --findings      what the table says, in the README's words
+
+Needs CIFAR-10, except for the findings. Rows that are there already, for the same model file and settings, are kept.
+"""
+
+import argparse
+import csv
+import hashlib
+import os
+from dataclasses import astuple, fields, replace
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
+
+import keras
+
+import cifar_compare as cc
+from cifar_compare.artefacts import NAMES, verify
+from cifar_compare.degrade import SEVERITIES
+from cifar_compare.low_res import DELIVERIES, FILES, WAYS, File, study
+
+TABLE = Path(__file__).resolve().parents[1] / "results" / "low_res_study.csv"
+WORDS = {"custom_cnn": "the CNN", "mobilenet_v2": "MobileNetV2", "mobilenet_v2_robust": "the robust MobileNetV2"}
+INTO = {"working-nearest": "to its working size, by nearest", "224-nearest": "to 224 px, by nearest"}
+TYPES = {field.name: field.type for field in fields(File)} | dict.fromkeys(("id", "model", "way", "model_sha256"), str)
+settings = itemgetter(*(field.name for field in fields(File)))
+
+
+def read(table):
+    """The rows of a table, dicts as of `study`; none where there is no such file."""
+    if not Path(table).exists():
+        return []
+    with open(table, newline="", encoding="utf-8") as file:
+        return [{key: TYPES.get(key, float)(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
+def write(table, rows):
+    """Write a table in one step, sorted by id, so that an interruption leaves the old one or the new one."""
+    rows, partial = sorted(rows, key=itemgetter("id")), Path(f"{table}.partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(partial, table)
+
+
+def fill(table, paths, split, files=FILES):
+    """Measure the cells that a table lacks, save it after each file, and return its rows.
+
+    Args:
+        table: path of the table.
+        paths: dict of model files by name; the first is what the others are compared with.
+        split, files: as in `study`.
+    """
+    hashes = {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for name, path in paths.items()}
+    first, wanted, rows = next(iter(paths)), {astuple(file) for file in files}, {}
+    for row in read(table):
+        if settings(row) in wanted and row["model_sha256"] == hashes.get(row["model"], row["model_sha256"]):
+            rows[row["id"]] = row
+    if not any(row["model"] == first for row in rows.values()):
+        rows = {}  # the others were compared with another first model
+    have = {(row["model"], *settings(row)) for row in rows.values()}
+    lacking = [(name, file) for file in files for name in paths if (name, *astuple(file)) not in have]
+    if lacking:
+        names = [name for name in paths if name == first or name in dict(lacking)]
+        models = {name: keras.saving.load_model(paths[name], compile=False) for name in names}
+        todo = dict.fromkeys(file for _, file in lacking)
+        for _, made in groupby(study(models, split, todo, verbose=True), itemgetter("file")):
+            rows |= {row["id"]: row | {"model_sha256": hashes[row["model"]]} for row in made}
+            write(table, rows.values())
+    return list(rows.values())
+
+
+def findings(rows):
+    """What the rows say, in Markdown: each sentence cites its row, and is right whichever way that went."""
+    of, mobile = {row["id"]: row for row in rows}, [name for name in WORDS if name != NAMES[0]]
+    lines = [_noise(of), *_order(of)]
+    for model in (name for name in mobile[::-1] if f"{name}/published/entry" in of):
+        lines = [*_mismatch(of, model), _upscaling(of, model), *lines]
+    return "\n".join(f"- {line}" for line in [*lines, _upscaling(of, NAMES[0]), _same(of)])
+
+
+def _mismatch(of, model):
+    """How much of the loss in the published situation is the way in, and how much the entry leaves."""
+    for cell in ("published/working-nearest", "published/224-nearest", "published-truck/224-nearest"):
+        file, way = cell.split("/")
+        row, entered = of[f"{model}/{file}/{way}"], of[f"{model}/{file}/entry"]
+        told = (
+            f"**Straight in, {file.replace('-', ', ')}.** Of {row['n']:,} pictures of 30×30 px, enlarged to 1080 px by "
+            f"nearest and resized straight {INTO[way]}, {WORDS[model]} gets {_percent(row['accuracy'])} right and "
+            f"{_percent(row['confident_errors'])} surely wrong {_cite(row)}; of the same files through its entry "
+            f"{_percent(entered['accuracy'])} and {_percent(entered['confident_errors'])} {_cite(entered)}. "
+        )
+        if _sign(row, "native") >= 0:
+            yield f"{told}Against native images that is {_points(row, 'native')}: there is no loss to explain."
+            continue
+        share = min(row["minus_entry"] / row["minus_native"], 1)
+        cause = {
+            -1: f"{share:.0%} of it, are the mismatch between training and use",
+            0: "may be nothing, are the way in: no mismatch was shown",
+            1: "a gain, are the way in: a mismatch is not the cause",
+        }
+        rest = {-1: "the cost of small content and enlargement", 0: "which may be nothing", 1: "a gain"}
+        yield (
+            f"{told}Against native images that is {_points(row, 'native')}. {_points(row, 'entry')}, "
+            f"{cause[_sign(row, 'entry')]}; {_points(entered, 'native')} are left through the entry, "
+            f"{rest[_sign(entered, 'native')]}."
+        )
+
+
+def _upscaling(of, model):
+    """What enlargement alone costs through the entry, where it costs most."""
+    rows = [of[f"{model}/{file.file}/entry"] for file in DELIVERIES if file.study == "delivery" and file.size > 32]
+    worst = min(rows, key=itemgetter("minus_native"))
+    said = {-1: "costs", 0: "was not shown to cost", 1: "does not cost"}[_sign(worst, "native")]
+    return (
+        f"**Upscaling itself** {said} {WORDS[model]} accuracy where the entry takes it back: "
+        f"{_points(worst, 'native')} in the worst of {len(rows)} deliveries {_cite(worst)}."
+    )
+
+
+def _same(of):
+    """How little the ways differ for the CNN."""
+    rows = [of.get(f"{NAMES[0]}/{file.file}/{way}") for file in DELIVERIES for way in WAYS[1:]]
+    widest = max(filter(None, rows), key=lambda row: abs(row["minus_entry"]))
+    return f"**The CNN** gets {_points(widest, 'entry')} by another way than its entry at most {_cite(widest)}."
+
+
+def _noise(of):
+    """Whether the published conclusion holds on native images."""
+    rows = [of[f"{NAMES[1]}/gaussian_noise-{severity}/entry"] for severity in range(1, 6)]
+    holds = [str(row["severity"]) for row in rows if _sign(row, "first") < 0]
+    where = f"holds at severity {', '.join(holds)} and was not shown at the others"
+    where = {0: "was shown at no severity", len(rows): "holds at every severity"}.get(len(holds), where)
+    each = "; ".join(f"{row['severity']}: {_points(row, 'first')} {_cite(row)}" for row in rows)
+    return (
+        f"**“The CNN is more reliable on native low-resolution noise”** {where}. "
+        f"Under Gaussian noise MobileNetV2 is from the CNN, by severity: {each}."
+    )
+
+
+def _order(of):
+    """Where the order of the two models changes, for resolution and for each corruption."""
+    native = of[f"{NAMES[1]}/content-32/entry"]
+    lead, leads = _sign(native, "first"), {1: "MobileNetV2 leads", 0: "no lead was shown", -1: "the CNN leads"}
+    yield f"**On native images** {leads[lead]}: MobileNetV2 is {_points(native, 'first')} from the CNN {_cite(native)}."
+    series = {"Content resolution": [f"content-{size}" for size in (24, 16, 12, 8)]}
+    series |= {name: [f"{name}-{severity}" for severity in range(1, 6)] for name in SEVERITIES}
+    for name, files in series.items():
+        rows = [of[f"{NAMES[1]}/{file}/entry"] for file in files]
+        turned = [row for row in rows if lead and _sign(row, "first") == -lead]
+        row = (turned or rows[-1:])[0]
+        change = "The order changes at" if turned else "The order was not shown to change up to"
+        places = {sign: [row["file"].split("-")[1] for row in rows if _sign(row, "first") == sign] for sign in leads}
+        said = "; ".join(f"{leads[sign]} at {', '.join(at)}" for sign, at in places.items() if at)
+        title = name.replace("_", " ").capitalize()
+        where = f"where MobileNetV2 is {_points(row, 'first')} from the CNN {_cite(row)}"
+        yield f"**{title}**: {said}. {change} {row['file']}, {where}."
+
+
+def _sign(row, other):
+    """-1 or 1 where the interval of a difference leaves out 0, else 0."""
+    return int(row[f"minus_{other}_low"] > 0) - int(row[f"minus_{other}_high"] < 0)
+
+
+def _points(row, other):
+    middle, low, high = (100 * row[f"minus_{other}{end}"] for end in ("", "_low", "_high"))
+    return f"{middle:+.1f} points [{low:+.1f}, {high:+.1f}]"
+
+
+def _percent(share):
+    return f"{100 * share:.1f} %"
+
+
+def _cite(row):
+    return f"(`{row['id']}`)"
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"shipped models (default: {' '.join(NAMES)})")
+    parser.add_argument("--model", type=Path, help="a .keras file that takes pixels in [0, 255]")
+    parser.add_argument("--table", type=Path, help="default: results/low_res_study.csv; with --model, NAME.low_res.csv")
+    parser.add_argument("--limit", type=int, help="images a file at most, a multiple of 10; needs --table")
+    parser.add_argument("--findings", action="store_true", help="print the findings and stop")
+    given = parser.parse_args()
+    if given.limit and not given.table:
+        parser.error("--limit needs a --table of its own")
+    table = given.table or (Path(f"{given.model.stem}.low_res.csv") if given.model else TABLE)
+    if given.findings:
+        print(findings(read(table)))
+        return
+    if given.model:
+        paths = {given.model.stem: given.model}
+    else:  # the CNN always comes along, as what the others are compared with
+        names = dict.fromkeys([NAMES[0], *(given.names or NAMES)])
+        paths = {name: verify(name, cc.load_card(name)) for name in names}
+    files = [replace(file, n=min(file.n, given.limit or file.n)) for file in (DELIVERIES if given.model else FILES)]
+    for row in fill(table, paths, cc.load_cifar10().test, files):
+        print(f"{row['id']:50}{_percent(row['accuracy']):>8}")
+
+
+if __name__ == "__main__":
+    main()

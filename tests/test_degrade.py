@@ -1,0 +1,123 @@
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import cifar_compare as cc
+from cifar_compare.degrade import METHODS, SEVERITIES, content, corrupt, deliver
+
+
+@pytest.fixture(scope="module")
+def images():
+    return cc.make_toy_data(train=10, validation=10, test=12).test.images
+
+
+def every_corruption(test):
+    return pytest.mark.parametrize("name", SEVERITIES)(test)
+
+
+def roughness(images):
+    return np.abs(np.diff(images.astype(float), axis=2)).mean()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_delivery_enlarges_as_named(images, method):
+    large = deliver(images, 96, method)
+    assert large.shape == (len(images), 96, 96, 3)
+    assert large.dtype == np.uint8
+    expected = Image.fromarray(images[3]).resize((96, 96), Image.Resampling[method.upper()])
+    np.testing.assert_array_equal(large[3], expected)
+    if method == "nearest":
+        np.testing.assert_array_equal(large, images.repeat(3, axis=1).repeat(3, axis=2))
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_delivery_at_the_same_size_changes_nothing(images, method):
+    np.testing.assert_array_equal(deliver(images, 32, method), images)
+
+
+def test_shrinking_antialiases():
+    stripes = np.zeros((1, 32, 32, 3), np.uint8)
+    stripes[:, :, ::2] = 255
+    small = deliver(stripes, 8, "bicubic")
+    assert np.abs(small[:, :, 1:-1].astype(float) - 127.5).max() < 10
+
+
+def test_content_loses_detail_the_more_the_smaller(images):
+    np.testing.assert_array_equal(content(images, 32), images)
+    lost = [np.abs(content(images, size).astype(float) - images).mean() for size in (24, 16, 12, 8)]
+    assert 0 < lost[0] < lost[1] < lost[2] < lost[3]
+
+
+@every_corruption
+def test_corruptions_grow_with_severity(images, name):
+    lost = []
+    for severity in range(1, 6):
+        corrupted = corrupt(images, name, severity)
+        assert corrupted.shape == images.shape
+        assert corrupted.dtype == np.uint8
+        lost.append(np.abs(corrupted.astype(float) - images).mean())
+    assert lost[0] > 0
+    assert np.all(np.diff(lost) >= 0)
+    assert lost[-1] > lost[0]
+
+
+@every_corruption
+def test_an_image_is_corrupted_alike_in_every_batch(images, name):
+    whole = corrupt(images, name, 3, seed=1)
+    np.testing.assert_array_equal(corrupt(images[5:7], name, 3, seed=1), whole[5:7])
+    np.testing.assert_array_equal(corrupt(images[::-1], name, 3, seed=1), whole[::-1])
+
+
+@every_corruption
+def test_the_given_images_stay(images, name):
+    before = images.copy()
+    corrupt(images, name, 5)
+    np.testing.assert_array_equal(images, before)
+
+
+def test_noise_has_the_deviation_it_names_and_a_seed():
+    grey = np.full((40, 32, 32, 3), 128, np.uint8)
+    grey[:, 0, 0, 0] = np.arange(40)  # equal images would get equal noise
+    one, same, other = (corrupt(grey, "gaussian_noise", 3, seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(one, same)
+    assert not np.array_equal(one, other)
+    assert not np.array_equal(one[0], one[1])
+    assert (one[:, 1:].astype(float) - 128).std() == pytest.approx(255 * 0.08, rel=0.01)
+
+
+def test_contrast_keeps_the_mean(images):
+    flat = corrupt(images, "contrast", 5).astype(float)
+    np.testing.assert_allclose(flat.mean(axis=(1, 2)), images.mean(axis=(1, 2)), atol=0.5)
+    np.testing.assert_allclose(flat.std(axis=(1, 2)), 0.15 * images.std(axis=(1, 2)), atol=0.5)
+
+
+def test_blur_does_not_mix_images_or_channels():
+    dot = np.zeros((3, 32, 32, 3), np.uint8)
+    dot[1, 16, 16, 0] = 255
+    blurred = corrupt(dot, "gaussian_blur", 5)
+    assert blurred[1, 16, 17, 0] > 0
+    assert not blurred[[0, 2]].any()
+    assert not blurred[..., 1:].any()
+    assert roughness(blurred) < roughness(dot)
+
+
+def test_jpeg_is_pillows(images):
+    file = io.BytesIO()
+    Image.fromarray(images[0]).save(file, "JPEG", quality=50)
+    np.testing.assert_array_equal(corrupt(images[:1], "jpeg", 4)[0], Image.open(file))
+
+
+def test_errors_say_what_was_given_and_expected(images):
+    with pytest.raises(ValueError, match="method is 'cubic', expected one of nearest, bilinear"):
+        deliver(images, 64, "cubic")
+    with pytest.raises(ValueError, match="'fog' at severity 1, expected one of gaussian_noise"):
+        corrupt(images, "fog", 1)
+    with pytest.raises(ValueError, match="at severity 6, expected one of"):
+        corrupt(images, "jpeg", 6)
+    for wrong in (images[0], images / 255, images[..., :1], images[:0]):
+        with pytest.raises(ValueError, match=r"expected uint8 \(n, height, width, 3\)"):
+            corrupt(wrong, "gaussian_blur", 1)
+        with pytest.raises(ValueError, match=r"expected uint8 \(n, height, width, 3\)"):
+            deliver(wrong, 64, "bilinear")
