@@ -2,6 +2,10 @@
 PYTHON ?= python3
 BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
+# Notebooks run in their own folder, where a relative path would miss.
+absolute = $(shell $(PYTHON) -c 'import os, sys; print(os.path.abspath(sys.argv[1]))' '$(1)')
+$(foreach name,CIFAR10_DIR CIFAR10H_COUNTS CIFAR10_LABEL_ERRORS MOBILENET_V2_WEIGHTS CIFAR_COMPARE_MODELS CIFAR_COMPARE_IMAGES,\
+  $(if $($(name)),$(eval export $(name) := $(call absolute,$($(name))))))
 .DEFAULT_GOAL := help
 .PHONY: help setup compare test train results lock fuzz clean
 
@@ -27,7 +31,7 @@ test: setup  ## lint, unit tests, and the notebooks under nbval as they are show
 	$(BIN)/pytest --nbval-lax --nbval-cell-timeout 600 notebooks
 	CIFAR_COMPARE_MODE=smoke $(BIN)/pytest --nbval-lax --nbval-cell-timeout 600 notebooks
 
-train: setup  ## train both models anew and ship them (an hour or two; resumes where it was interrupted)
+train: setup  ## train both models anew and ship them (hours; resumes where it was interrupted)
 	$(BIN)/python scripts/train.py custom_cnn mobilenet_v2
 	$(MAKE) results
 
@@ -40,9 +44,9 @@ fuzz: setup  ## feed 10,000 mutated files to each reader
 	FUZZ_CASES=10000 $(BIN)/pytest tests -k "fuzz or mutated"
 
 lock: setup  ## pin the newest versions that pyproject.toml admits
-	$(BIN)/pip install --quiet --upgrade --upgrade-strategy eager --editable ".[test]"
-	(echo '# Exact versions for Python 3.11 to 3.13; `make lock` writes this file anew.'; \
-	 $(BIN)/pip freeze --exclude-editable) > requirements.lock
+	$(BIN)/pip install --quiet --upgrade --upgrade-strategy eager setuptools wheel --editable ".[test]"
+	$(BIN)/pip freeze --all --exclude pip --exclude-editable > .venv/lock
+	(echo '# Exact versions for Python 3.11 to 3.13; `make lock` writes this file anew.'; cat .venv/lock) > requirements.lock
 
 clean:  ## remove what was built, but no weights and no checkpoints
 	rm -rf .venv build .pytest_cache .ruff_cache .hypothesis

@@ -8,18 +8,29 @@ Needs CIFAR-10. Trainings and choices are over when this runs: it is what looks 
 import argparse
 import hashlib
 import json
+from importlib.resources import files
 from pathlib import Path
 
 import keras
 import numpy as np
 from PIL import Image
 from scipy.special import softmax
+from sklearn.datasets import load_digits
 
 import cifar_compare as cc
 from cifar_compare.artefacts import NAMES
 from cifar_compare.data import digests
+from cifar_compare.evaluation import proportion_interval
+from cifar_compare.pictures import read_picture
 
 MODELS = Path(__file__).resolve().parents[1] / "models"
+# Those that scikit-image carries in its package, so that nothing is downloaded: without `chelsea`, which is a cat,
+# and without what no ordinary camera takes, such as micrographs, retinas and the moon.
+PHOTOGRAPHS = (
+    *("astronaut.png", "brick.png", "camera.png", "clock_motion.png", "coffee.png", "coins.png"),
+    *("grass.png", "gravel.png", "motorcycle_left.png", "rocket.jpg"),
+)
+TILE = 128  # px
 
 
 def file_entry(path):
@@ -66,6 +77,27 @@ def entry_loss(model, split, count=50):
     return measured
 
 
+def strangers():
+    """Pictures of none of the ten classes, by kind: tiles of photographs, and handwritten digits."""
+    tiles = []
+    for file in PHOTOGRAPHS:
+        picture = read_picture(files("skimage.data") / file)
+        corners = np.ndindex(picture.shape[0] // TILE, picture.shape[1] // TILE)
+        tiles += [picture[TILE * i :, TILE * j :][:TILE, :TILE] for i, j in corners]
+    grey = np.rint(load_digits().images * (255 / 16)).astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)
+    return {"photograph_tiles": np.stack(tiles), "digits": np.stack([grey] * 3, axis=-1)}
+
+
+def caught(model, threshold):
+    """The share of the strangers told to be unlike the ten classes; intervals take the tiles as independent."""
+    measured = {}
+    for kind, pictures in strangers().items():
+        below = sum(answer.probability < threshold for answer in cc.predict(model, pictures))
+        n = len(pictures)
+        measured[kind] = {"n": n, "share": below / n, "interval": list(proportion_interval(below, n))}
+    return measured
+
+
 def measure(name, data):
     """Write the figures of one model into its card, and its answers to the test images beside it."""
     card_path = MODELS / f"{name}.json"
@@ -82,14 +114,16 @@ def measure(name, data):
         digests=digests(data.test.images),
         model_sha256=card["sha256"],
     )
+    threshold = float(np.quantile(validation.probabilities.max(axis=1), 0.05))
     card |= {
         "validation": figures(validation, card["temperature"]),
         "test": figures(test, card["temperature"]),
         "entry_loss": entry_loss(model, data.validation),
         "unlike": {
             "score": "maximum probability (Hendrycks & Gimpel 2017, arXiv:1610.02136)",
-            "threshold": float(np.quantile(validation.probabilities.max(axis=1), 0.05)),
+            "threshold": threshold,
             "false_alarms": 0.05,
+            "caught": caught(model, threshold),
         },
         "test_predictions": file_entry(predictions),
     }

@@ -14,6 +14,7 @@ from run_notebooks import NOTEBOOKS, run
 
 import cifar_compare as cc
 from cifar_compare.artefacts import NAMES, verify
+from cifar_compare.cli import only_python_on_stderr
 from cifar_compare.data import DataError
 
 REPORT = Path(__file__).resolve().parents[1] / "build" / "report"
@@ -113,4 +114,5 @@ def main():
 
 
 if __name__ == "__main__":
-    main()
+    with only_python_on_stderr():
+        main()

@@ -10,6 +10,7 @@ import argparse
 import os
 import platform
 import re
+import subprocess
 from pathlib import Path
 
 import nbformat
@@ -25,7 +26,7 @@ METADATA = {
 def clean(notebook, pictures=False):
     """Drop what differs from run to run, and unless told to keep them the pictures of the data set.
 
-    Raises SystemExit where an output names the home folder, the checkout or the machine.
+    Raises SystemExit where an output that may be committed names the home folder, the checkout or the machine.
     """
     notebook.metadata = nbformat.from_dict(METADATA)
     for cell in notebook.cells:
@@ -34,15 +35,16 @@ def clean(notebook, pictures=False):
             keep = pictures or "dataset-picture" not in cell.metadata.get("tags", [])
             cell.outputs = [out for out in cell.outputs if keep and out.get("name") != "stderr"]
             texts = [out.get("text") or str({**out.get("data", {}), "image/png": ""}) for out in cell.outputs]
-            for private in (str(Path.home()), str(NOTEBOOKS.parent), platform.node()):
-                if re.search(rf"(?<!\w){re.escape(private)}(?!\w)", "\n".join(texts)):
+            for private in () if pictures else (str(Path.home()), str(NOTEBOOKS.parent), platform.node()):
+                if private and re.search(rf"(?<!\w){re.escape(private)}(?!\w)", "\n".join(texts)):
                     raise SystemExit(f"{private!r} must not stand in the output of this cell:\n{cell.source}")
 
 
 def run(path, to=None):
     """Execute one notebook in its own folder, and write it back, or a copy into the folder `to`."""
     notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+    client = NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}})
+    client.execute(stderr=subprocess.DEVNULL)  # of the kernel itself, where TensorFlow greets; cells keep theirs
     clean(notebook, pictures=to is not None)
     nbformat.write(notebook, Path(to or path.parent) / path.name)
 
