@@ -98,6 +98,13 @@ def test_learning_curves_of_several_histories(tmp_path):
     assert [line.get_linestyle() for line in lines] == ["--", "-", "--", "-"]
 
 
+def test_learning_curves_leave_out_the_loss_of_the_head_alone(tmp_path):
+    history = [made_history(1, 1.0)[0] | {"epoch": 0}, *made_history(3, 1.0)]
+    losses, accuracies = drawn(plots.learning_curves(history), tmp_path).axes
+    assert [list(line.get_xdata()) for line in losses.lines] == [[1, 2, 3]] * 2
+    assert [list(line.get_xdata()) for line in accuracies.lines] == [[0, 1, 2, 3]] * 2
+
+
 def test_learning_curves_without_validation(tmp_path):
     history = [{"epoch": 1, "loss": 1.0, "accuracy": 0.5, "val_loss": None}]
     figure = drawn(plots.learning_curves(history), tmp_path)

@@ -24,6 +24,8 @@ _GREY = "0.35"
 def learning_curves(history):
     """Loss, nats, and accuracy, %, by epoch: dashed on the training images, solid on the validation images.
 
+    The loss of epoch 0, the head alone, is left out: without label smoothing it is on another scale.
+
     Args:
         history: list of dicts, one an epoch, as `train` returns it, or a dict of such lists by name.
     """
@@ -31,7 +33,8 @@ def learning_curves(history):
     for (name, rows), colour in zip(_named(history, list), cycle(_COLOURS), strict=False):
         for ax, measure, scale in zip(axes, ("loss", "accuracy"), (1, 100), strict=True):
             for key, part, style in ((measure, "training", "--"), (f"val_{measure}", "validation", "-")):
-                points = [(row["epoch"], scale * row[key]) for row in rows if row.get(key) is not None]
+                drawn = [row for row in rows if row.get(key) is not None and (row["epoch"] or measure != "loss")]
+                points = [(row["epoch"], scale * row[key]) for row in drawn]
                 if points:
                     label = f"{name}, {part}" if name else part
                     ax.plot(*np.transpose(points), style, color=colour, label=label, marker=".")
