@@ -11,7 +11,7 @@ from tqdm import tqdm
 from .data import CLASSES, digests
 from .degrade import METHODS, SEVERITIES, corrupt, deliver
 from .evaluation import compare, proportion_interval, score
-from .pictures import _no_retracing_warning
+from .pictures import no_retracing_warning
 
 WAYS = ("entry", "working-nearest", "working-bilinear", "224-nearest", "224-bilinear")
 SURE = 0.7  # probability from which a wrong answer counts as a confident error
@@ -87,7 +87,7 @@ def study(models, split, files=DELIVERIES, verbose=False):
     chosen = {file: file.choose(split) for file in files}
     everything = np.unique(np.concatenate(list(chosen.values())))
     total = len(everything) + sum(len(places) for places in chosen.values())
-    with tqdm(total=total, unit="image", disable=not verbose) as bar, _no_retracing_warning():
+    with tqdm(total=total, unit="image", disable=not verbose) as bar, no_retracing_warning():
         native = _answers(opened, NATIVE, split.images[everything], bar)
         for file, places in chosen.items():
             labels, here = split.labels[places], np.searchsorted(everything, places)
@@ -108,12 +108,12 @@ def ways(model):
     """
     import keras
 
-    from .models import ENTRY_SIZE, _behind_entry, working_size
+    from .models import ENTRY_SIZE, behind_entry, working_size
 
     if {"entry", "network"} <= {layer.name for layer in model.layers}:
         network = model.get_layer("network")
     elif model.input_shape[1]:
-        network, model = model, _behind_entry(model, model.input_shape[1], model.name)
+        network, model = model, behind_entry(model, model.input_shape[1], model.name)
     else:
         given = f"{model.name} has no layers 'entry' and 'network', and takes {model.input_shape}"
         raise ValueError(f"{given}, expected such layers or a fixed size")

@@ -63,7 +63,7 @@ def build_custom_cnn(seed=0):
     for layer in network.layers:
         if layer.name.startswith("conv"):
             _start_as_identity(layer)
-    return _behind_entry(network, ENTRY_SIZE, "custom_cnn")
+    return behind_entry(network, ENTRY_SIZE, "custom_cnn")
 
 
 def build_mobilenet_v2(weights="imagenet", working_size=128, seed=0):
@@ -106,7 +106,7 @@ def build_mobilenet_v2(weights="imagenet", working_size=128, seed=0):
     draw = keras.random.SeedGenerator(seed)
     x = layers.Dense(10, kernel_initializer=_fan_in(draw), name="logits")(x)
     network = keras.Model(pixels, layers.Softmax(name="probabilities")(x), name="network")
-    return _behind_entry(network, working_size, "mobilenet_v2")
+    return behind_entry(network, working_size, "mobilenet_v2")
 
 
 def resize(images, size, antialias=True):
@@ -143,7 +143,8 @@ def multiply_adds(model):
     )
 
 
-def _behind_entry(network, working_size, name):
+def behind_entry(network, working_size, name):
+    """Put an entry before a network of pixels in [0, 255], (n, h, w, 3): the models here are all made so."""
     raw = keras.Input((None, None, 3), name="entry_pixels")
     seen = resize(raw, ENTRY_SIZE)
     if working_size != ENTRY_SIZE:

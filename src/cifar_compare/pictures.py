@@ -182,7 +182,7 @@ def classify(classifier, batch, top=3):
         places_of.setdefault((pixels.shape, pixels.dtype), []).append(place)
     seen = {}
     groups = (np.stack([batch[place][1] for place in places]) for places in places_of.values())
-    with _no_retracing_warning(), ThreadPoolExecutor(2) as pool:
+    with no_retracing_warning(), ThreadPoolExecutor(2) as pool:
         # Traced twice, predict_on_batch takes any size; a plain call runs forty small steps from Python.
         entered = pool.map(classifier.entry.predict_on_batch, groups)
         for places, pixels in zip(places_of.values(), entered, strict=True):
@@ -256,7 +256,8 @@ def _halves(model):
 
 
 @contextlib.contextmanager
-def _no_retracing_warning():
+def no_retracing_warning():
+    """Keep TensorFlow from warning of pictures of many sizes, each of which it traces a function for, twice at most."""
     logger, wanted = logging.getLogger("tensorflow"), lambda record: "retracing" not in record.getMessage()
     logger.addFilter(wanted)
     try:
