@@ -27,9 +27,10 @@ compare: setup  ## verify the weights, measure both models, run the notebooks, w
 test: setup  ## lint, unit tests, and the notebooks under nbval as they are shown and as a smoke run
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/pytest tests
-	$(BIN)/pytest --nbval-lax --nbval-cell-timeout 600 notebooks
-	CIFAR_COMPARE_MODE=smoke $(BIN)/pytest --nbval-lax --nbval-cell-timeout 600 notebooks
+	$(BIN)/pytest -n 2 --dist loadfile -m "not alone" tests
+	$(BIN)/pytest -m alone tests
+	$(BIN)/pytest -n 2 --dist loadfile --nbval-lax --nbval-cell-timeout 600 notebooks
+	CIFAR_COMPARE_MODE=smoke $(BIN)/pytest -n 2 --dist loadfile --nbval-lax --nbval-cell-timeout 600 notebooks
 
 train: setup  ## train both models anew and ship them (hours; resumes where it was interrupted)
 	$(BIN)/python scripts/train.py custom_cnn mobilenet_v2

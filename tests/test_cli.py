@@ -54,6 +54,7 @@ def test_help_is_quick_and_imports_nothing_heavy():
     assert not {"tensorflow", "keras", "jax", "numpy", "PIL"} & set(modules)
 
 
+@pytest.mark.alone
 def test_the_shipped_cnn_is_quick(tmp_path):
     environment = {k: v for k, v in os.environ.items() if k != "CIFAR_COMPARE_MODELS"}
     for number in range(1500):
@@ -65,9 +66,9 @@ def test_the_shipped_cnn_is_quick(tmp_path):
         run = subprocess.run(call, capture_output=True, text=True, check=True, env=environment)
         seconds[count] = time.perf_counter() - start
         assert len(run.stdout.splitlines()) == 1 + count
-    # On two idle cores 6 s and 500 pictures a second are asked for; the machine may be busy or slow.
+    # 6 s and 500 pictures a second are aimed at on two idle cores; a slow machine must not take twice as long.
     assert seconds[1] < 12
-    assert 1500 / (seconds[1501] - seconds[1]) > 200
+    assert 1500 / (seconds[1501] - seconds[1]) > 250
 
 
 @pytest.mark.parametrize(
