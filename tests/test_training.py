@@ -11,11 +11,11 @@ import pytest
 
 import cifar_compare as cc
 from cifar_compare import training
-from cifar_compare.training import TrainingError, _batches, _cut_out, _Schedule, _shift, _whiten
+from cifar_compare.training import TrainingError, _batches, _cut_out, _Mean, _Schedule, _shift, _whiten
 
 SMOKE = {
     "custom_cnn": dataclasses.replace(
-        cc.RECIPES["custom_cnn"], stages=((2, 24), (1, 32)), restart=(1, 0.5), batch_size=50
+        cc.RECIPES["custom_cnn"], stages=((2, 24), (1, 32)), restart=(1, 0.5), averaging=(2, 0.1), batch_size=50
     ),
     "mobilenet_v2": dataclasses.replace(
         cc.RECIPES["mobilenet_v2"], stages=((2, 32), (1, 48)), batch_size=50, head_epochs=2
@@ -101,7 +101,9 @@ def test_a_training_killed_at_random_points_ends_with_the_same_weights(data, tmp
 
 
 def test_training_learns_and_reports_each_epoch(data, tmp_path):
-    recipe = dataclasses.replace(SMOKE["custom_cnn"], stages=((6, 32),), learning_rate=0.1, bias_factor=1.0)
+    recipe = dataclasses.replace(
+        SMOKE["custom_cnn"], stages=((6, 32),), learning_rate=0.1, bias_factor=1.0, restart=None, averaging=None
+    )
     model = build("custom_cnn")
     history = cc.train(model, data, recipe, tmp_path)
     assert [row["epoch"] for row in history] == [1, 2, 3, 4, 5, 6]
@@ -207,7 +209,7 @@ def test_whitening_gives_patches_unit_variance_without_correlation(data):
 
 def test_the_learning_rate_falls_to_zero_and_restarts_lower():
     recipe = dataclasses.replace(
-        SMOKE["custom_cnn"], stages=((10, 32),), learning_rate=0.8, warmup=0.25, restart=(8, 0.5)
+        SMOKE["custom_cnn"], stages=((10, 32),), learning_rate=0.8, warmup=0.25, restart=(8, 0.5), averaging=None
     )
     rate = [float(value) for value in map(_Schedule(recipe, 1000), range(1001))]
     assert rate[0] == 0
@@ -220,6 +222,39 @@ def test_the_learning_rate_falls_to_zero_and_restarts_lower():
     assert rate[1000] == pytest.approx(0)
     once = [float(value) for value in map(_Schedule(dataclasses.replace(recipe, restart=None), 1000), (250, 625, 999))]
     assert once == pytest.approx([0.8, 0.4, 0], abs=1e-4)
+
+
+def test_the_learning_rate_is_constant_while_weights_are_averaged():
+    recipe = dataclasses.replace(
+        SMOKE["custom_cnn"], stages=((10, 32),), learning_rate=0.8, warmup=0.25, restart=(4, 0.5), averaging=(2, 0.1)
+    )
+    rate = [float(value) for value in map(_Schedule(recipe, 1000), range(1001))]
+    assert rate[600] == pytest.approx(0.2)  # half way down the second cosine
+    assert rate[799] == pytest.approx(0, abs=1e-4)
+    assert rate[800:] == pytest.approx([0.08] * 201)
+
+
+def test_what_remains_is_the_mean_of_the_weights_with_statistics_of_its_own(data, tmp_path, monkeypatch):
+    kernels = []
+
+    class Spy(_Mean):
+        def update(self):
+            super().update()
+            kernels.append(network.get_layer("conv2a").kernel.numpy())
+
+    monkeypatch.setattr(training, "_Mean", Spy)
+    model = build("custom_cnn")
+    network = model.get_layer("network")
+    cc.train(model, data, dataclasses.replace(SMOKE["custom_cnn"], stages=((1, 32), (2, 32))), tmp_path)
+    assert len(kernels) == 4  # two epochs of two steps
+    np.testing.assert_allclose(network.get_layer("conv2a").kernel.numpy(), np.mean(kernels, axis=0), atol=1e-6)
+
+    norm = network.get_layer("norm1a")
+    before_norm = keras.Model(network.input, norm.input)
+    batches = (images for images, _ in _batches(data.train, SMOKE["custom_cnn"], epoch=2))
+    variances = [np.var(before_norm(images), axis=(0, 1, 2)) for images in batches]
+    np.testing.assert_allclose(norm.moving_variance.numpy(), np.mean(variances, axis=0), rtol=1e-3)
+    assert norm.momentum == 0.8
 
 
 def test_recipe_is_read_by_stage():

@@ -38,6 +38,9 @@ class Recipe:
     # (epochs before, share of the peak) of a warm restart (SGDR: Loshchilov & Hutter 2017, arXiv:1608.03983): the
     # cosine ends there, and a second one falls from that share of the peak to zero. Nothing else is reset.
     restart: tuple[int, float] | None = None
+    # (epochs, share of the peak) at the end, at a constant rate: what remains is the mean of the weights over all these
+    # steps (stochastic weight averaging: Izmailov et al. 2018, arXiv:1803.05407), with BatchNorm measured anew
+    averaging: tuple[int, float] | None = None
     bias_factor: float = 1.0  # times the learning rate for biases and BatchNorm shifts, which airbench found to lag
     momentum: float = 0.85  # of "sgd"; lower than usual, because the schedule is short
     label_smoothing: float = 0.0  # probability spread over all classes
@@ -58,6 +61,11 @@ class Recipe:
         """Working size in px during `epoch`, counted from 0."""
         return [size for epochs, size in self.stages for _ in range(epochs)][epoch]
 
+    @property
+    def averaged_epochs(self):
+        """Number of epochs at the end over which the weights are averaged."""
+        return min(self.averaging[0], self.epochs) if self.averaging else 0
+
 
 RECIPES = {
     # After airbench94 and 96 (Jordan 2024, arXiv:2404.00498): a learning rate of 9 per 1,024 examples of a summed
@@ -66,12 +74,13 @@ RECIPES = {
     # the first cosine found.
     "custom_cnn": Recipe(
         name="custom_cnn",
-        stages=((8, 24), (41, 32)),
+        stages=((8, 24), (47, 32)),
         batch_size=500,
         optimizer="sgd",
         learning_rate=0.57,
         warmup=0.2,
         restart=(27, 0.35),
+        averaging=(6, 0.08),
         weight_decay=0.009,
         bias_factor=64.0,
         label_smoothing=0.2,
@@ -130,14 +139,16 @@ def train(model, data, recipe, folder=None):
 
     shapes = [list(variable.shape) for variable in network.variables]
     identity = {"recipe": _as_json(recipe), "data": data.fingerprint, "network": shapes}
-    history = _restore(folder, identity, network, optimizer)
+    mean = _Mean(network.trainable_variables if recipe.averaging else [])
+    parts = {"weight": network.variables, "optimizer": optimizer.variables, "mean": mean.variables}
+    history = _restore(folder, identity, parts)
     if history is None:
         history = []
         if any(layer.name == "whiten" for layer in network.layers):
             _whiten(network, data.train.images)
         if recipe.head_epochs:
             history.append(_fit_head(network, data, recipe))
-        _save(folder, identity, network, optimizer, history)
+        _save(folder, identity, parts, history)
 
     done = sum(row["epoch"] > 0 for row in history)
     trainer, size = None, None
@@ -150,31 +161,73 @@ def train(model, data, recipe, folder=None):
             print(f"Epoch {epoch + 1}/{recipe.epochs}, {size} px")
             start = time.perf_counter()
             bar = keras.utils.Progbar(steps // recipe.epochs, stateful_metrics=_MEASURES)
-            logs = _pass(trainer, _batches(data.train, recipe, epoch), _batches(data.validation, recipe), bar)
+            averaged = epoch >= recipe.epochs - recipe.averaged_epochs
+            batches, after_step = _batches(data.train, recipe, epoch), mean.update if averaged else None
+            logs = _pass(trainer.train_on_batch, batches, bar, after_step)
+            if averaged and epoch + 1 == recipe.epochs:
+                mean.assign()
+                _measure_statistics(trainer, network, _batches(data.train, recipe, epoch))
+            logs |= _validated(trainer, data, recipe)
+            bar.update(bar.target, logs.items(), finalize=True)
             row = _row(epoch + 1, size, logs, float(optimizer.learning_rate), time.perf_counter() - start)
             history.append(row | {"hardware": f"{_hardware()}, {dtype}"})
-            _save(folder, identity, network, optimizer, history)
+            _save(folder, identity, parts, history)
     return history
 
 
-def _pass(trainer, train, validation, bar):
-    """Train on each batch once, then measure: the means of loss and accuracy over the images, by name.
+def _pass(step, batches, bar=None, after_step=None):
+    """Take one step on each batch; the means of loss and accuracy over the images, by name.
 
     `fit` would feed the batches through tf.data, whose pipelines are torn down only at the next tick of their tuner,
     up to a minute later (seen with TensorFlow 2.21).
     """
-    means = {}
-    for prefix, step, batches in (("", trainer.train_on_batch, train), ("val_", trainer.test_on_batch, validation)):
-        sums, images_seen = dict.fromkeys(("loss", "accuracy"), 0.0), 0
-        for index, (images, labels) in enumerate(batches, start=1):
-            logs, images_seen = step(images, labels, return_dict=True), images_seen + len(images)
-            for name in sums:
-                sums[name] += float(logs[name]) * len(images)
-                means[prefix + name] = sums[name] / images_seen
-            if not prefix and index < bar.target:
-                bar.update(index, means.items())
-    bar.update(bar.target, means.items(), finalize=True)
+    sums, means, images_seen = dict.fromkeys(("loss", "accuracy"), 0.0), {}, 0
+    for index, (images, labels) in enumerate(batches, start=1):
+        logs, images_seen = step(images, labels, return_dict=True), images_seen + len(images)
+        for name in sums:
+            sums[name] += float(logs[name]) * len(images)
+            means[name] = sums[name] / images_seen
+        if after_step:
+            after_step()
+        if bar and index < bar.target:
+            bar.update(index, means.items())
     return means
+
+
+def _validated(trainer, data, recipe):
+    measured = _pass(trainer.test_on_batch, _batches(data.validation, recipe))
+    return {f"val_{name}": value for name, value in measured.items()}
+
+
+class _Mean:
+    """The mean of some variables over the steps of a training."""
+
+    def __init__(self, averaged):
+        self.averaged = averaged
+        self.steps = keras.Variable(0, dtype="int32", trainable=False)
+        self.means = [keras.Variable(np.zeros(v.shape, v.dtype), trainable=False) for v in averaged]
+        self.variables = [self.steps, *self.means] if averaged else []
+
+    def update(self):
+        self.steps.assign_add(1)
+        for mean, variable in zip(self.means, self.averaged, strict=True):
+            mean.assign_add((variable - mean) / float(self.steps.numpy()))
+
+    def assign(self):
+        for mean, variable in zip(self.means, self.averaged, strict=True):
+            variable.assign(mean)
+
+
+def _measure_statistics(trainer, network, batches):
+    """Set BatchNorm's moving statistics, which are those of other weights, to their means over batches."""
+    norms = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
+    momenta = [layer.momentum for layer in norms]
+    for index, (images, _) in enumerate(batches):
+        for layer in norms:
+            layer.momentum = index / (index + 1)
+        trainer(images, training=True)
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum
 
 
 def _batches(split, recipe, epoch=None):
@@ -231,23 +284,27 @@ class _SGD(keras.optimizers.SGD):
 
 
 class _Schedule(keras.optimizers.schedules.LearningRateSchedule):
-    """Up in a line, down in a cosine, and behind the recipe's restart down in another."""
+    """Up in a line, down in a cosine, behind the recipe's restart down in another, at last constant."""
 
     def __init__(self, recipe, steps):
-        epochs, share = recipe.restart or (recipe.epochs, 0.0)
-        self.first_steps = steps * min(epochs, recipe.epochs) // recipe.epochs
+        cosines = recipe.epochs - recipe.averaged_epochs
+        epochs, share = recipe.restart or (cosines, 0.0)
+        self.first_steps = steps * min(epochs, cosines) // recipe.epochs
+        self.constant_from = steps * cosines // recipe.epochs
+        self.constant = recipe.learning_rate * recipe.averaging[1] if recipe.averaging else 0.0
         warmup = int(recipe.warmup * self.first_steps)
         self.first = keras.optimizers.schedules.CosineDecay(
             0.0, max(1, self.first_steps - warmup), warmup_target=recipe.learning_rate, warmup_steps=warmup
         )
         self.second = keras.optimizers.schedules.CosineDecay(
-            share * recipe.learning_rate, max(1, steps - self.first_steps)
+            share * recipe.learning_rate, max(1, self.constant_from - self.first_steps)
         )
 
     def __call__(self, step):
         step = keras.ops.cast(step, "float32")
         again = keras.ops.maximum(step - self.first_steps, 0.0)
-        return keras.ops.where(step < self.first_steps, self.first(step), self.second(again))
+        cosine = keras.ops.where(step < self.first_steps, self.first(step), self.second(again))
+        return keras.ops.where(step < self.constant_from, cosine, self.constant)
 
 
 def _optimizer(recipe, steps):
@@ -346,8 +403,8 @@ def _fit_head(network, data, recipe):
     head.compile(keras.optimizers.Adam(1e-3), loss, metrics=["accuracy"], jit_compile=False)
     for epoch in range(recipe.head_epochs):
         order = np.random.default_rng((recipe.seed, epoch)).permutation(len(train))
-        bar = keras.utils.Progbar(len(train), verbose=0, stateful_metrics=_MEASURES)
-        logs = _pass(head, [train[i] for i in order], validation, bar)
+        logs = _pass(head.train_on_batch, [train[i] for i in order])
+    logs |= {f"val_{name}": value for name, value in _pass(head.test_on_batch, validation).items()}
     return _row(0, size, logs, 1e-3, time.perf_counter() - start)
 
 
@@ -362,10 +419,9 @@ def _as_json(recipe):
     return json.loads(json.dumps(fields))
 
 
-def _save(folder, identity, network, optimizer, history):
+def _save(folder, identity, parts, history):
     """Write the checkpoint in one step, so that a crash leaves the old one or the new one, never half of one."""
-    arrays = {f"weight{i:04}": v.numpy() for i, v in enumerate(network.variables)}
-    arrays |= {f"optimizer{i:04}": v.numpy() for i, v in enumerate(optimizer.variables)}
+    arrays = {f"{part}{i:04}": v.numpy() for part, variables in parts.items() for i, v in enumerate(variables)}
     partial = folder / "checkpoint.npz.partial"
     with open(partial, "wb") as file:
         np.savez(file, state=json.dumps({**identity, "history": history}), **arrays)
@@ -375,7 +431,7 @@ def _save(folder, identity, network, optimizer, history):
     (folder / "history.json").write_text(json.dumps(history, indent=1))
 
 
-def _restore(folder, identity, network, optimizer):
+def _restore(folder, identity, parts):
     """Put a checkpoint's state back and return its history; None where there is no checkpoint."""
     path = folder / "checkpoint.npz"
     if not path.exists():
@@ -391,7 +447,7 @@ def _restore(folder, identity, network, optimizer):
             raise TrainingError(
                 f"{path} belongs to another {key} than the given; name another `folder`, or delete it to start afresh"
             )
-    for prefix, variables in (("weight", network.variables), ("optimizer", optimizer.variables)):
+    for part, variables in parts.items():
         for i, variable in enumerate(variables):
-            variable.assign(arrays[f"{prefix}{i:04}"])
+            variable.assign(arrays[f"{part}{i:04}"])
     return state["history"]
