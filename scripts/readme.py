@@ -3,11 +3,13 @@
 python scripts/readme.py
 """
 
+import json
 import re
 from pathlib import Path
 
 import cifar_compare as cc
 from cifar_compare.artefacts import NAMES
+from cifar_compare.evaluation import proportion_interval
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 TITLES = {"custom_cnn": "custom CNN, from scratch", "mobilenet_v2": "MobileNetV2, fine-tuned"}
@@ -50,6 +52,37 @@ def paired_sentence():
     )
 
 
+def looks_sentence():
+    """How often the test split was looked at, and what came of it before."""
+    replaced = []
+    for name in NAMES:
+        earlier = cc.load_card(name)["earlier_test_accuracies"]
+        figures = " and ".join(percent(accuracy) for accuracy in earlier)
+        replaced += [f"{figures} % ({TITLES[name].split(',')[0]})"] if earlier else []
+    before = f" Those that these replaced had {', '.join(replaced)}." if replaced else ""
+    continued = [(name, cc.load_card(name).get("continued_from")) for name in NAMES]
+    notes = "".join(
+        f" The training of `{name}` was not made in one piece: {told['note']}" for name, told in continued if told
+    )
+    return f"The test split was looked at once for each recipe that was released, after it was settled.{before}{notes}"
+
+
+def working_size_sentence():
+    """What the short runs said from which MobileNetV2's working size was chosen."""
+    record = json.loads((README.parent / "results" / "working_size.json").read_text())
+    runs = []
+    for size, run in record["sizes"].items():
+        low, high = (percent(end, 1) for end in run["interval"])
+        runs.append(f"{percent(run['accuracy'], 1)} % [{low}, {high}] at {size} px")
+    difference, low, high = (100 * x for x in (record["difference"]["value"], *record["difference"]["interval"]))
+    short = f"{record['epochs']} epochs on {record['training_images']:,} images"
+    return (
+        f"MobileNetV2 works at {cc.load_card('mobilenet_v2')['working_size']} px. Short runs ({short}) had on the "
+        f"{record['validation_images']:,} validation images {' and '.join(runs)}, "
+        f"a difference of {difference:+.1f} points [{low:+.1f}, {high:+.1f}]."
+    )
+
+
 def entry_table():
     """What a detour over 1080 px costs through the entry, measured on the validation split."""
     rows = [
@@ -67,7 +100,34 @@ def entry_table():
     return "\n".join(rows)
 
 
-PARTS = {"results": results_table, "paired": paired_sentence, "entry": entry_table}
+def unlike_table():
+    """What the threshold on the highest probability flags: of the test images wrongly, of strangers rightly."""
+
+    def flagged(share, interval, n):
+        low, high = interval
+        return f"{percent(share, 1)} [{percent(low, 1)}, {percent(high, 1)}] of {n:,}"
+
+    rows = [
+        "| model | threshold, % | test images flagged, % | tiles of photographs flagged, % | digits flagged, % |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for name in NAMES:
+        unlike, probabilities = cc.load_card(name)["unlike"], cc.load_predictions(name).probabilities
+        n, below = len(probabilities), int((probabilities.max(axis=1) < unlike["threshold"]).sum())
+        cells = [flagged(below / n, proportion_interval(below, n), n)]
+        cells += [flagged(**unlike["caught"][kind]) for kind in ("photograph_tiles", "digits")]
+        rows.append(f"| {TITLES[name]} | {percent(unlike['threshold'], 1)} | {' | '.join(cells)} |")
+    return "\n".join(rows)
+
+
+PARTS = {
+    "results": results_table,
+    "paired": paired_sentence,
+    "looks": looks_sentence,
+    "working_size": working_size_sentence,
+    "entry": entry_table,
+    "unlike": unlike_table,
+}
 
 
 def fill(text):

@@ -9,6 +9,8 @@ import nbformat
 import numpy as np
 import pytest
 from nbclient import NotebookClient
+from picture_models import blocks
+from PIL import Image
 
 import cifar_compare as cc
 
@@ -96,6 +98,29 @@ def test_the_first_explains_every_field_of_the_recipe():
     assert [field for field in cc.Recipe.__dataclass_fields__ if f"`{field}`" not in text] == []
 
 
+def test_pictures_of_ones_own_are_answered_and_bad_ones_named(tmp_path, monkeypatch):
+    shown = sorted((PATHS[0].parents[1] / "test_images").glob("output-*.png"))
+    before = [path.read_bytes() for path in shown]
+    Image.fromarray(blocks(300, 200)).save(tmp_path / "a $x$\nb.png")
+    Image.fromarray(blocks(32, 32)).save(tmp_path / "small.png")
+    (tmp_path / "text.png").write_text("no picture")
+    monkeypatch.setenv("CIFAR_COMPARE_IMAGES", str(tmp_path))
+
+    text = run(PATHS[0].with_name("05_your_own_images.ipynb"))
+
+    assert "2 answered, 1 skipped" in text
+    assert "text.png: is not a picture in a known format" in text
+    assert "WRONG" not in text
+    assert [path.read_bytes() for path in shown] == before
+
+
+def run(path):
+    """What a notebook prints."""
+    notebook = nbformat.read(path, as_version=4)
+    NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+    return "".join(out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", []))
+
+
 def test_the_comparison_scores_against_people_where_their_answers_are_given(tmp_path, monkeypatch):
     path = PATHS[0].with_name("03_compare.ipynb")
     labels = cc.load_predictions("custom_cnn").labels
@@ -117,10 +142,8 @@ def test_the_comparison_scores_against_people_where_their_answers_are_given(tmp_
     monkeypatch.delenv("CIFAR10_DIR", raising=False)
     monkeypatch.setenv("CIFAR_COMPARE_MODE", "show")
 
-    notebook = nbformat.read(path, as_version=4)
-    NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
+    text = run(path)
 
-    text = "".join(out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", []))
     assert "500,000 answers" in text
     assert f"the label was given by {counts.max(axis=1).mean() / 50:.2%} of single people" in text
     assert "2 doubtful labels: 1 corrected, 1 left out" in text

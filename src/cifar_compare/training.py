@@ -87,8 +87,8 @@ RECIPES = {
         shift=4,
         cutout=10,
         mixed_precision=True,
-        expected_accuracy=(0.935, 0.950),
-        expected_minutes=60,
+        expected_accuracy=(0.932, 0.945),
+        expected_minutes=175,
     ),
     # Head first, so that its random start does not shake the pretrained features (Kumar et al. 2022, arXiv:2202.10054);
     # most epochs at 96 px, which takes two thirds of the time of 128 px, the last at the size the model then works on.
@@ -166,7 +166,7 @@ def train(model, data, recipe, folder=None):
             logs = _pass(trainer.train_on_batch, batches, bar, after_step)
             if averaged and epoch + 1 == recipe.epochs:
                 mean.assign()
-                _measure_statistics(trainer, network, _batches(data.train, recipe, epoch))
+                _measure_statistics(trainer, network, _batches(data.train, recipe))
             logs |= _validated(trainer, data, recipe)
             bar.update(bar.target, logs.items(), finalize=True)
             row = _row(epoch + 1, size, logs, float(optimizer.learning_rate), time.perf_counter() - start)
@@ -219,7 +219,10 @@ class _Mean:
 
 
 def _measure_statistics(trainer, network, batches):
-    """Set BatchNorm's moving statistics, which are those of other weights, to their means over batches."""
+    """Set BatchNorm's moving statistics, which are those of other weights, to their means over batches.
+
+    The images come as they are: without shift and cutout, the statistics are those of the use to come.
+    """
     norms = [layer for layer in network.layers if isinstance(layer, keras.layers.BatchNormalization)]
     momenta = [layer.momentum for layer in norms]
     for index, (images, _) in enumerate(batches):
