@@ -85,8 +85,8 @@ def predict(model, pictures, top=3, batch_size=64, on_error=None):
     if not 1 <= top <= 10 or batch_size < 1:
         raise ValueError(f"top is {top}, batch_size is {batch_size}; expected 1 to 10 and at least 1")
     classifier = open_classifier(model)
-    batches = read_batches(list_pictures(pictures), batch_size, on_error)
-    return [answer for batch in batches for answer in classify(classifier, batch, top)]
+    batches = read_batches(list_pictures(pictures), 4 * batch_size, on_error)
+    return [answer for batch in batches for answer in classify(classifier, batch, top, batch_size)]
 
 
 def read_picture(path):
@@ -138,7 +138,7 @@ def list_pictures(pictures, _count=None):
         yield name, partial(_refuse, name, f"is {type(pictures)}, expected a path, an array or a PIL image")
 
 
-def read_batches(listed, batch_size=64, on_error=None):
+def read_batches(listed, batch_size=256, on_error=None):
     """Read what `list_pictures` yields; memory does not grow with the number of pictures.
 
     Yields lists of at most `batch_size` pairs (name, pixels), uint8 or float32 `(h, w, 3)`; large pictures
@@ -173,8 +173,8 @@ def open_classifier(model):
     return Classifier(model, *halves, card.get("sha256"), card.get("unlike", {}).get("threshold"))
 
 
-def classify(classifier, batch, top=3):
-    """Answer for one list of `read_batches`: the entry once per picture size, the network on all together."""
+def classify(classifier, batch, top=3, batch_size=64):
+    """Answer for one list of `read_batches`: the entry once per picture size, the network on `batch_size` at a time."""
     from .data import CLASSES
 
     places_of = {}
@@ -188,7 +188,10 @@ def classify(classifier, batch, top=3):
         for places, pixels in zip(places_of.values(), entered, strict=True):
             seen.update(zip(places, pixels, strict=True))
         inputs = np.stack([seen[place] for place in range(len(batch))])
-        probabilities = classifier.network.predict_on_batch(inputs)
+        starts = range(0, len(inputs), batch_size)
+        probabilities = np.concatenate(
+            [classifier.network.predict_on_batch(inputs[i : i + batch_size]) for i in starts]
+        )
     answers = []
     for (name, _), row in zip(batch, probabilities, strict=True):
         ranked = tuple((CLASSES[index], float(row[index])) for index in np.argsort(-row, kind="stable")[:top])
