@@ -8,72 +8,18 @@ Needs CIFAR-10, except for the findings. Rows that are there already, for the sa
 """
 
 import argparse
-import csv
-import hashlib
-import os
-from dataclasses import astuple, fields, replace
-from itertools import groupby
+from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
-
-import keras
 
 import cifar_compare as cc
 from cifar_compare.artefacts import NAMES, verify
 from cifar_compare.degrade import SEVERITIES
-from cifar_compare.low_res import DELIVERIES, FILES, WAYS, File, study
+from cifar_compare.low_res import DELIVERIES, FILES, WAYS, fill, read
 
 TABLE = Path(__file__).resolve().parents[1] / "results" / "low_res_study.csv"
 WORDS = {"custom_cnn": "the CNN", "mobilenet_v2": "MobileNetV2", "mobilenet_v2_robust": "the robust MobileNetV2"}
 INTO = {"working-nearest": "to its working size, by nearest", "224-nearest": "to 224 px, by nearest"}
-TYPES = {field.name: field.type for field in fields(File)} | dict.fromkeys(("id", "model", "way", "model_sha256"), str)
-settings = itemgetter(*(field.name for field in fields(File)))
-
-
-def read(table):
-    """The rows of a table, dicts as of `study`; none where there is no such file."""
-    if not Path(table).exists():
-        return []
-    with open(table, newline="", encoding="utf-8") as file:
-        return [{key: TYPES.get(key, float)(value) for key, value in row.items()} for row in csv.DictReader(file)]
-
-
-def write(table, rows):
-    """Write a table in one step, sorted by id, so that an interruption leaves the old one or the new one."""
-    rows, partial = sorted(rows, key=itemgetter("id")), Path(f"{table}.partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    with open(partial, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-    os.replace(partial, table)
-
-
-def fill(table, paths, split, files=FILES):
-    """Measure the cells that a table lacks, save it after each file, and return its rows.
-
-    Args:
-        table: path of the table.
-        paths: dict of model files by name; the first is what the others are compared with.
-        split, files: as in `study`.
-    """
-    hashes = {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for name, path in paths.items()}
-    first, wanted, rows = next(iter(paths)), {astuple(file) for file in files}, {}
-    for row in read(table):
-        if settings(row) in wanted and row["model_sha256"] == hashes.get(row["model"], row["model_sha256"]):
-            rows[row["id"]] = row
-    if not any(row["model"] == first for row in rows.values()):
-        rows = {}  # the others were compared with another first model
-    have = {(row["model"], *settings(row)) for row in rows.values()}
-    lacking = [(name, file) for file in files for name in paths if (name, *astuple(file)) not in have]
-    if lacking:
-        names = [name for name in paths if name == first or name in dict(lacking)]
-        models = {name: keras.saving.load_model(paths[name], compile=False) for name in names}
-        todo = dict.fromkeys(file for _, file in lacking)
-        for _, made in groupby(study(models, split, todo, verbose=True), itemgetter("file")):
-            rows |= {row["id"]: row | {"model_sha256": hashes[row["model"]]} for row in made}
-            write(table, rows.values())
-    return list(rows.values())
 
 
 def findings(rows):

@@ -7,6 +7,7 @@ import study as script
 from picture_models import save_tiny_models
 
 import cifar_compare as cc
+from cifar_compare import low_res
 from cifar_compare.data import digests
 from cifar_compare.evaluation import compare, score
 from cifar_compare.low_res import CHECK, DELIVERIES, FILES, NATIVE, WAYS, File, ways
@@ -131,30 +132,31 @@ def test_the_table_is_filled_where_it_lacks_rows(folder, split, tmp_path, monkey
 
     def counted(models, split, files, verbose):
         asked.extend((name, file.file) for name in models for file in files)
-        return cc.study(models, split, files)
+        return measure(models, split, files)
 
-    monkeypatch.setattr(script, "study", counted)
-    script.fill(table, paths, split, files[:1])
+    measure = low_res.study
+    monkeypatch.setattr(low_res, "study", counted)
+    low_res.fill(table, paths, split, files[:1])
     assert asked == [("custom_cnn", "content-32"), ("mobilenet_v2", "content-32")]
     before = table.read_bytes()
     asked.clear()
-    script.fill(table, paths, split, files)
+    low_res.fill(table, paths, split, files)
     assert asked == [("custom_cnn", "published"), ("mobilenet_v2", "published")]
     asked.clear()
-    whole = script.fill(table, paths, split, files)
+    whole = low_res.fill(table, paths, split, files)
     assert asked == []
     assert set(before.splitlines()) < set(table.read_bytes().splitlines())
-    assert sorted(row["id"] for row in whole) == [row["id"] for row in script.read(table)]
+    assert sorted(row["id"] for row in whole) == [row["id"] for row in low_res.read(table)]
 
     altered = tmp_path / "mobilenet_v2.keras"
     model = keras.saving.load_model(paths["mobilenet_v2"])
     model.set_weights([2 * w for w in model.get_weights()])
     model.save(altered)
-    script.fill(table, paths | {"mobilenet_v2": altered}, split, files)
+    low_res.fill(table, paths | {"mobilenet_v2": altered}, split, files)
     assert {name for name, _ in asked} == {"custom_cnn", "mobilenet_v2"}  # the first is what it is compared with
-    hashes = {row["model"]: row["model_sha256"] for row in script.read(table)}
+    hashes = {row["model"]: row["model_sha256"] for row in low_res.read(table)}
     assert hashes["custom_cnn"] == whole[0]["model_sha256"]
-    assert len({row["model_sha256"] for row in script.read(table)}) == 2
+    assert len({row["model_sha256"] for row in low_res.read(table)}) == 2
 
 
 def made_rows(lead=0.03, mismatch=-0.2):

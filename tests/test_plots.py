@@ -1,5 +1,6 @@
 """Every figure holds the figures it was given, leaves pyplot empty, and shows once in a notebook."""
 
+import dataclasses
 import warnings
 
 import matplotlib
@@ -13,7 +14,9 @@ matplotlib.use("Agg")
 
 from cifar_compare import plots, score
 from cifar_compare.data import CLASSES
+from cifar_compare.degrade import SEVERITIES
 from cifar_compare.evaluation import calibration_bins
+from cifar_compare.low_res import FILES, WAYS
 from cifar_compare.pictures import Answer
 
 
@@ -299,3 +302,75 @@ def test_a_notebook_shows_a_figure_exactly_once():
     NotebookClient(notebook, timeout=120, kernel_name="python3").execute()
     pictures = [sum("image/png" in out.get("data", {}) for out in cell.outputs) for cell in notebook.cells]
     assert pictures == [0, 0, 1, 1, 0]
+
+
+def made_rows():
+    """Rows of a study of two models, whose accuracies all differ."""
+    accuracy = 0.05
+    for model in ("one", "two"):
+        for file in FILES[::-1]:
+            for way in file.ways:
+                accuracy += 0.003
+                yield {"model": model, "way": way, **dataclasses.asdict(file), "accuracy": accuracy}
+
+
+def test_content_resolution_has_a_line_a_model(tmp_path):
+    rows = list(made_rows())
+    figure = drawn(plots.content_resolution(rows), tmp_path)
+    (ax,) = figure.axes
+    lines = [line for line in ax.lines if line.get_label() in ("one, entry", "two, entry")]
+    assert len(lines) == 2
+    for line, model in zip(lines, ("one", "two"), strict=True):
+        of = {
+            row["resolution"]: 100 * row["accuracy"]
+            for row in rows
+            if (row["model"], row["study"]) == (model, "content")
+        }
+        assert list(line.get_xdata()) == [8, 12, 16, 24, 32]
+        assert list(line.get_ydata()) == pytest.approx([of[size] for size in (8, 12, 16, 24, 32)])
+    low, high = whiskers(ax)
+    of = next(row for row in rows if row["file"] == "content-8")
+    interval = binomtest(round(of["accuracy"] * of["n"]), of["n"]).proportion_ci(0.95, "exact")
+    assert (low[0], high[0]) == pytest.approx((100 * interval.low, 100 * interval.high))
+
+
+def test_severity_has_a_panel_a_corruption(tmp_path):
+    rows = list(made_rows())
+    figure = drawn(plots.severity(rows), tmp_path)
+    assert [ax.get_title() for ax in figure.axes] == ["gaussian noise", "gaussian blur", "jpeg", "contrast", "pixelate"]
+    for ax, name in zip(figure.axes, SEVERITIES, strict=True):
+        lines = {line.get_label(): line for line in ax.lines if ", " in line.get_label()}
+        assert set(lines) == {f"{model}, {way}" for model in ("one", "two") for way in ("entry", "working-bilinear")}
+        for label, line in lines.items():
+            model, way = label.split(", ")
+            told = [
+                100 * row["accuracy"]
+                for severity in range(1, 6)
+                for row in rows
+                if (row["model"], row["way"], row["file"]) == (model, way, f"{name}-{severity}")
+            ]
+            assert list(line.get_ydata()) == pytest.approx(told)
+            assert line.get_linestyle() == ("-" if way == "entry" else "--")
+
+
+def test_deliveries_write_each_accuracy_into_its_cell(tmp_path):
+    rows = [row for row in made_rows() if row["model"] == "two" or "224" not in row["way"]]
+    figure = drawn(plots.deliveries(rows), tmp_path)
+    one, two = figure.axes[:2]
+    files = [label.get_text() for label in one.get_yticklabels()]
+    assert files[0] == "native"
+    assert files[-2:] == ["published", "published-truck"]
+    for ax, ways in ((one, WAYS[:3]), (two, WAYS)):
+        assert [label.get_text().replace("\n", "-") for label in ax.get_xticklabels()] == list(ways)
+        of = {(row["file"], row["way"]): row for row in rows if row["model"] == ax.get_title()}
+        assert len(ax.texts) == len(files) * len(ways)
+        for text in ax.texts:
+            column, row = text.get_position()
+            assert float(text.get_text()) == pytest.approx(100 * of[files[row], ways[column]]["accuracy"], abs=0.051)
+
+
+@pytest.mark.parametrize("draw", [plots.content_resolution, plots.severity, plots.deliveries])
+def test_rows_of_another_study_are_refused(draw):
+    rows = [row for row in made_rows() if row["study"] == "check"]
+    with pytest.raises(ValueError, match="got 10 rows, none of the study"):
+        draw(rows)

@@ -3,7 +3,13 @@
 A file is a `File`, a line of FILES. A way leads from its pixels to what the network sees, and is one of WAYS.
 """
 
-from dataclasses import asdict, dataclass
+import csv
+import hashlib
+import os
+from dataclasses import asdict, astuple, dataclass, fields
+from itertools import groupby
+from operator import itemgetter
+from pathlib import Path
 
 import numpy as np
 from tqdm import tqdm
@@ -66,6 +72,9 @@ FILES = (
     CHECK,
 )
 
+_TYPES = {field.name: field.type for field in fields(File)} | dict.fromkeys(("id", "model", "way", "model_sha256"), str)
+_settings = itemgetter(*(field.name for field in fields(File)))
+
 
 def study(models, split, files=DELIVERIES, verbose=False):
     """Measure models on files by each way in; yields a row for each.
@@ -99,6 +108,43 @@ def study(models, split, files=DELIVERIES, verbose=False):
                 yield row | _measures(result, score(known, labels), results[name, "entry"], rival)
 
 
+def fill(table, paths, split, files=FILES):
+    """Measure the cells that a table lacks, save it after each file, and return its rows.
+
+    Args:
+        table: path of the table.
+        paths: dict of model files by name; the first is what the others are compared with.
+        split, files: as in `study`.
+    """
+    hashes = {name: hashlib.sha256(Path(path).read_bytes()).hexdigest() for name, path in paths.items()}
+    first, wanted, rows = next(iter(paths)), {astuple(file) for file in files}, {}
+    for row in read(table):
+        if _settings(row) in wanted and row["model_sha256"] == hashes.get(row["model"], row["model_sha256"]):
+            rows[row["id"]] = row
+    if not any(row["model"] == first for row in rows.values()):
+        rows = {}  # the others were compared with another first model
+    have = {(row["model"], *_settings(row)) for row in rows.values()}
+    lacking = [(name, file) for file in files for name in paths if (name, *astuple(file)) not in have]
+    if lacking:
+        import keras
+
+        names = [name for name in paths if name == first or name in dict(lacking)]
+        models = {name: keras.saving.load_model(paths[name], compile=False) for name in names}
+        todo = dict.fromkeys(file for _, file in lacking)
+        for _, made in groupby(study(models, split, todo, verbose=True), itemgetter("file")):
+            rows |= {row["id"]: row | {"model_sha256": hashes[row["model"]]} for row in made}
+            _write(table, rows.values())
+    return list(rows.values())
+
+
+def read(table):
+    """The rows of a table, dicts as of `study`; none where there is no such file."""
+    if not Path(table).exists():
+        return []
+    with open(table, newline="", encoding="utf-8") as file:
+        return [{key: _TYPES.get(key, float)(value) for key, value in row.items()} for row in csv.DictReader(file)]
+
+
 def ways(model):
     """The network of a model, and by name the ways into it: `keras.Model`s from pixels of any size to what it sees.
 
@@ -126,6 +172,17 @@ def ways(model):
             seen = keras.ops.image.resize(pixels, (size, size), interpolation=method, antialias=False)
             looks[f"{name}-{method}"] = keras.Model(pixels, seen)
     return network, looks
+
+
+def _write(table, rows):
+    """Write a table in one step, sorted by id, so that an interruption leaves the old one or the new one."""
+    rows, partial = sorted(rows, key=itemgetter("id")), Path(f"{table}.partial")
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    with open(partial, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    os.replace(partial, table)
 
 
 def _answers(opened, file, images, bar):

@@ -1,10 +1,11 @@
 """Draw results as matplotlib figures: display them in a notebook or save them with `figure.savefig`.
 
-Each takes one result or history, or a dict of several by name. The figures are closed in pyplot: a notebook
-shows one where it is the last expression of a cell or given to `display`, and only there.
+Each takes one result or history, or a dict of several by name, or the rows of `study`. The figures are closed in
+pyplot: a notebook shows one where it is the last expression of a cell or given to `display`, and only there.
 """
 
 from itertools import cycle
+from operator import itemgetter
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -14,6 +15,7 @@ from sklearn.metrics import ConfusionMatrixDisplay
 
 from .data import CLASSES
 from .evaluation import Result, calibration_bins, proportion_interval
+from .low_res import FILES, WAYS
 from .pictures import Answer
 
 # Okabe & Ito's palette, which people with any common colour blindness can tell apart.
@@ -207,6 +209,87 @@ def accuracy_against_cost(rows):
     ax.set_xlim(0, 1.35 * max(cost for cost, _ in rows.values()) / 1e6)
     ax.grid(alpha=0.3)
     return figure
+
+
+def content_resolution(rows):
+    """Accuracy, %, with 95 % intervals, of images carried at few pixels and enlarged again, through the entry.
+
+    Args:
+        rows: list of dicts as of `study`, about content.
+    """
+    rows = _about("content", rows)
+    figure, ax = _figure(1, 1, width=6.5, height=4.2)
+    _curves(ax, rows, "resolution")
+    ax.set(xlabel="content carried at so many px, each side", ylabel="accuracy, %", ylim=(0, 100))
+    ax.set_xticks(sorted({row["resolution"] for row in rows}))
+    ax.grid(alpha=0.3)
+    ax.legend(loc="lower right")
+    return figure
+
+
+def severity(rows):
+    """Accuracy, %, with 95 % intervals, by severity: a panel for each corruption, a line for each model and way in.
+
+    Args:
+        rows: list of dicts as of `study`, about corruptions.
+    """
+    rows = _about("corruption", rows)
+    names = list(dict.fromkeys(file.corruption for file in FILES if file.severity))
+    figure, axes = _figure(1, len(names), width=2.8 * len(names), height=3.8, sharey=True)
+    for ax, name in zip(axes, names, strict=True):
+        _curves(ax, [row for row in rows if row["corruption"] == name], "severity")
+        ax.set(xlabel="severity", title=name.replace("_", " "), ylim=(0, 100), xticks=range(1, 6))
+        ax.grid(alpha=0.3)
+    axes[0].set_ylabel("accuracy, %")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    return figure
+
+
+def deliveries(rows):
+    """Accuracy, %, of each delivered file (row) by each way in (column), a map for each model.
+
+    Args:
+        rows: list of dicts as of `study`, about delivery and the published situation.
+    """
+    rows = _about(("delivery", "published"), rows)
+    names = list(dict.fromkeys(row["model"] for row in rows))
+    files = [file.file for file in FILES if file.file in {row["file"] for row in rows}]
+    figure, axes = _figure(
+        1, len(names), width=4.8 * len(names) + 2, height=0.4 * len(files) + 1.6, sharey=True, squeeze=False
+    )
+    for ax, name in zip(axes.flat, names, strict=True):
+        of = {(row["file"], row["way"]): 100 * row["accuracy"] for row in rows if row["model"] == name}
+        ways = [way for way in WAYS if way in {way for _, way in of}]
+        values = np.array([[of.get((file, way), np.nan) for way in ways] for file in files])
+        drawn = ax.imshow(values, cmap="viridis", vmin=0, vmax=100, aspect="auto")
+        for (row, column), value in np.ndenumerate(values):
+            ax.text(column, row, f"{value:.1f}", ha="center", va="center", color="white" if value < 65 else "black")
+        ax.set_xticks(range(len(ways)), [way.replace("-", "\n") for way in ways])
+        ax.set(title=name, xlabel="way in")
+    axes[0, 0].set_yticks(range(len(files)), files)
+    axes[0, 0].set_ylabel("delivered file")
+    figure.colorbar(drawn, ax=axes, label="accuracy, %")
+    return figure
+
+
+def _about(studies, rows):
+    """The rows of one study, or of several."""
+    chosen = [row for row in rows if row["study"] in studies]
+    if not chosen:
+        raise ValueError(f"got {len(rows)} rows, none of the study {studies}; expected rows as of `study`")
+    return chosen
+
+
+def _curves(ax, rows, by):
+    """A line for each model, dashed for other ways in than its entry."""
+    models = list(dict.fromkeys(row["model"] for row in rows))
+    for model, way in dict.fromkeys((row["model"], row["way"]) for row in rows):
+        drawn = sorted((row for row in rows if (row["model"], row["way"]) == (model, way)), key=itemgetter(by))
+        x, n, right = (np.array([row[key] for row in drawn]) for key in (by, "n", "accuracy"))
+        colour = _COLOURS[models.index(model) % len(_COLOURS)]
+        style = {"color": colour, "marker": "." if way == WAYS[0] else "x", "ls": "-" if way == WAYS[0] else "--"}
+        ax.plot(x, 100 * right, **style, label=f"{model}, {way}")
+        _whiskers(ax, x, right * n, n, color=colour)
 
 
 def _named(given, kind):
