@@ -217,7 +217,7 @@ def content_resolution(rows):
     Args:
         rows: list of dicts as of `study`, about content.
     """
-    rows = _about("content", rows)
+    rows = _about(rows, "content")
     figure, ax = _figure(1, 1, width=6.5, height=4.2)
     _curves(ax, rows, "resolution")
     ax.set(xlabel="content carried at so many px, each side", ylabel="accuracy, %", ylim=(0, 100))
@@ -233,7 +233,7 @@ def severity(rows):
     Args:
         rows: list of dicts as of `study`, about corruptions.
     """
-    rows = _about("corruption", rows)
+    rows = _about(rows, "corruption")
     names = list(dict.fromkeys(file.corruption for file in FILES if file.severity))
     figure, axes = _figure(1, len(names), width=2.8 * len(names), height=3.8, sharey=True)
     for ax, name in zip(axes, names, strict=True):
@@ -251,7 +251,7 @@ def deliveries(rows):
     Args:
         rows: list of dicts as of `study`, about delivery and the published situation.
     """
-    rows = _about(("delivery", "published"), rows)
+    rows = _about(rows, "delivery", "published")
     names = list(dict.fromkeys(row["model"] for row in rows))
     files = [file.file for file in FILES if file.file in {row["file"] for row in rows}]
     figure, axes = _figure(
@@ -272,11 +272,11 @@ def deliveries(rows):
     return figure
 
 
-def _about(studies, rows):
+def _about(rows, *studies):
     """The rows of one study, or of several."""
     chosen = [row for row in rows if row["study"] in studies]
     if not chosen:
-        raise ValueError(f"got {len(rows)} rows, none of the study {studies}; expected rows as of `study`")
+        raise ValueError(f"got {len(rows)} rows, none of the study {' or '.join(studies)}; expected rows as of `study`")
     return chosen
 
 
