@@ -20,7 +20,7 @@ from cifar_compare.data import DataError
 REPORT = Path(__file__).resolve().parents[1] / "build" / "report"
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>cifar-compare</title>
 <style>body{{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}}
-pre{{background:#f4f4f4;padding:1em;overflow:auto}}img{{max-width:100%}}</style>
+pre{{background:#f4f4f4;padding:1em;white-space:pre-wrap}}img{{max-width:100%}}</style>
 <h1>A CNN from scratch and a fine-tuned MobileNetV2 on CIFAR-10</h1>
 <p>{origin}</p><pre>{table}</pre>
 <h2>Notebooks</h2><ul>{links}</ul>
@@ -72,7 +72,7 @@ def plots(results):
         "per_class": cc.plots.per_class(results),
         "reliability": cc.plots.reliability(results),
         "learning_curves": cc.plots.learning_curves({name: cc.load_card(name)["history"] for name in results}),
-        **{f"confusion_{name}": cc.plots.confusion(result) for name, result in results.items()},
+        **{f"confusion_{name}": cc.plots.confusion({name: result}) for name, result in results.items()},
     }
     for name, figure in figures.items():
         figure.savefig(REPORT / f"{name}.svg")
