@@ -11,14 +11,29 @@ import pytest
 
 import cifar_compare as cc
 from cifar_compare import training
-from cifar_compare.training import TrainingError, _batches, _cut_out, _Mean, _Schedule, _shift, _whiten
+from cifar_compare.training import (
+    TrainingError,
+    _batches,
+    _blur,
+    _cut_out,
+    _enlarge,
+    _Mean,
+    _Schedule,
+    _shift,
+    _trainer,
+    _whiten,
+)
 
 SMOKE = {
     "custom_cnn": dataclasses.replace(
         cc.RECIPES["custom_cnn"], stages=((2, 24), (1, 32)), restart=(1, 0.5), averaging=(2, 0.1), batch_size=50
     ),
     "mobilenet_v2": dataclasses.replace(
-        cc.RECIPES["mobilenet_v2"], stages=((2, 32), (1, 48)), batch_size=50, head_epochs=2
+        cc.RECIPES["mobilenet_v2_robust"],
+        stages=((2, 32), (1, 48)),
+        enlargements=("bicubic", "nearest"),
+        batch_size=50,
+        head_epochs=2,
     ),
 }
 
@@ -191,6 +206,43 @@ def test_shift_translates_by_at_most_so_many_pixels():
     offsets = rows - np.arange(2, 30)
     assert (offsets == offsets[:, :1]).all()
     assert set(offsets[:, 0]) == {-2, -1, 0, 1, 2}
+
+
+def test_blur_smooths_each_image_by_a_width_of_its_own(data):
+    images = data.train.images
+    assert _blur(images, 0.0, np.random.default_rng(0)) is images
+    dots = np.zeros((50, 9, 9, 3), np.uint8)
+    dots[:, 4, 4, 0] = 200
+    blurred = _blur(dots, 1.0, np.random.default_rng(0))
+    assert blurred.dtype == np.uint8
+    assert not blurred[..., 1:].any()  # channels keep apart
+    peaks = blurred[:, 4, 4, 0]
+    assert len(set(peaks)) > 20
+    assert 200 / (2 * np.pi) * 0.9 <= peaks.min() <= 60  # of a Gaussian of 1 px, and near it
+    assert peaks.max() == 200
+    assert (blurred.sum(axis=(1, 2, 3)) >= 180).all()
+    mean = _blur(images, 1.0, np.random.default_rng(0)).mean()
+    assert mean == pytest.approx(images.mean(), abs=1.5)
+
+
+def test_enlargements_take_turns(data, tmp_path, monkeypatch):
+    taken = []
+
+    def told(network, size, optimizer, recipe, interpolation):
+        trainer = _trainer(network, size, optimizer, recipe, interpolation)
+        step = trainer.train_on_batch
+        trainer.train_on_batch = lambda *batch, **kept: taken.append(interpolation) or step(*batch, **kept)
+        return trainer
+
+    monkeypatch.setattr(training, "_trainer", told)
+    recipe = dataclasses.replace(
+        SMOKE["mobilenet_v2"], stages=((2, 40),), enlargements=("bicubic", "nearest"), batch_size=40, head_epochs=0
+    )
+    cc.train(build("mobilenet_v2"), data, recipe, tmp_path)
+    assert taken == 2 * ["bicubic", "nearest", "bicubic"]
+    image = data.train.images[:1].astype("float32")
+    np.testing.assert_array_equal(_enlarge(image, 64, "nearest"), image.repeat(2, axis=1).repeat(2, axis=2))
+    assert np.abs(np.asarray(_enlarge(image, 64)) - np.asarray(_enlarge(image, 64, "nearest"))).max() > 1
 
 
 def test_whitening_gives_patches_unit_variance_without_correlation(data):

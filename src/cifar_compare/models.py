@@ -109,19 +109,20 @@ def build_mobilenet_v2(weights="imagenet", working_size=128, seed=0):
     return behind_entry(network, working_size, "mobilenet_v2")
 
 
-def resize(images, size, antialias=True):
+def resize(images, size, antialias=True, interpolation=INTERPOLATION):
     """Resize to a square, as both the entry and the training do.
 
     Args:
         images: float32 tensor `(n, height, width, 3)` in [0, 255]; centre-cropped first where it is not square.
         size: int, side of the result in px.
         antialias: bool, whether to smooth before shrinking; makes no difference to an enlargement but costs time.
+        interpolation: str, as of `keras.ops.image.resize`.
 
     Returns:
         float32 tensor `(n, size, size, 3)` in [0, 255]; the input bit for bit where it has this size already.
     """
     resized = ops.image.resize(
-        images, (size, size), interpolation=INTERPOLATION, antialias=antialias, crop_to_aspect_ratio=True
+        images, (size, size), interpolation=interpolation, antialias=antialias, crop_to_aspect_ratio=True
     )
     return ops.clip(resized, 0.0, 255.0)  # bicubic overshoots at edges
 

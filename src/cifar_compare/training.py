@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import itertools
 import json
 import os
 import platform
@@ -10,8 +11,9 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from scipy.ndimage import gaussian_filter
 
-from .models import ENTRY_SIZE, resize
+from .models import ENTRY_SIZE, INTERPOLATION, resize
 
 _MEASURES = ("loss", "accuracy", "val_loss", "val_accuracy")
 _GREY = 118  # about the mean of all pixels, which the first layer maps to about zero
@@ -46,6 +48,8 @@ class Recipe:
     label_smoothing: float = 0.0  # probability spread over all classes
     shift: int = 2  # px: largest random translation, edges reflected
     cutout: int = 0  # px: side of a square greyed out at random (DeVries & Taylor 2017, arXiv:1708.04552)
+    blur: float = 0.0  # px: largest standard deviation of a Gaussian blur, drawn for each image
+    enlargements: tuple[str, ...] = (INTERPOLATION,)  # to the working size, a step by each in turn; first the entry's
     mixed_precision: bool = False  # multiply in bfloat16 where the processor can, which is half as fast again there
     head_epochs: int = 0  # epochs of the new head alone, on features computed once, before everything learns
     seed: int = 0  # of data order and augmentation
@@ -108,6 +112,17 @@ RECIPES = {
         expected_minutes=60,
     ),
 }
+# Sees its pictures as blocks and as smooth ones, sharp and blurred, and some larger than its working size, so that it
+# holds where files go straight in.
+RECIPES["mobilenet_v2_robust"] = dataclasses.replace(
+    RECIPES["mobilenet_v2"],
+    name="mobilenet_v2_robust",
+    stages=((4, 96), (1, 192), (4, 128)),
+    blur=1.0,
+    enlargements=("bicubic", "nearest", "bilinear"),
+    expected_accuracy=(0.942, 0.956),
+    expected_minutes=80,
+)
 
 
 def train(model, data, recipe, folder=None):
@@ -151,23 +166,23 @@ def train(model, data, recipe, folder=None):
         _save(folder, identity, parts, history)
 
     done = sum(row["epoch"] > 0 for row in history)
-    trainer, size = None, None
+    trainers, size = [], None
     dtype = "mixed_bfloat16" if recipe.mixed_precision and _has_bfloat16() else "float32"
     with _precision(network, dtype):
         for epoch in range(done, recipe.epochs):
             if size != recipe.working_size(epoch):
                 size = recipe.working_size(epoch)
-                trainer = _trainer(network, size, optimizer, recipe)
+                trainers = [_trainer(network, size, optimizer, recipe, by) for by in recipe.enlargements]
             print(f"Epoch {epoch + 1}/{recipe.epochs}, {size} px")
             start = time.perf_counter()
             bar = keras.utils.Progbar(steps // recipe.epochs, stateful_metrics=_MEASURES)
             averaged = epoch >= recipe.epochs - recipe.averaged_epochs
             batches, after_step = _batches(data.train, recipe, epoch), mean.update if averaged else None
-            logs = _pass(trainer.train_on_batch, batches, bar, after_step)
+            logs = _pass(_in_turn(trainers), batches, bar, after_step)
             if averaged and epoch + 1 == recipe.epochs:
                 mean.assign()
-                _measure_statistics(trainer, network, _batches(data.train, recipe))
-            logs |= _validated(trainer, data, recipe)
+                _measure_statistics(trainers[0], network, _batches(data.train, recipe))
+            logs |= _validated(trainers[0], data, recipe)
             bar.update(bar.target, logs.items(), finalize=True)
             row = _row(epoch + 1, size, logs, float(optimizer.learning_rate), time.perf_counter() - start)
             history.append(row | {"hardware": f"{_hardware()}, {dtype}"})
@@ -192,6 +207,11 @@ def _pass(step, batches, bar=None, after_step=None):
         if bar and index < bar.target:
             bar.update(index, means.items())
     return means
+
+
+def _in_turn(trainers):
+    turns = itertools.cycle(trainers)
+    return lambda *batch, **options: next(turns).train_on_batch(*batch, **options)
 
 
 def _validated(trainer, data, recipe):
@@ -247,7 +267,7 @@ def _batches(split, recipe, epoch=None):
             # Alternating flip (Jordan 2024): every image is seen mirrored in exactly every second epoch.
             mirrored = (coin[chosen] + epoch) % 2 == 1
             images[mirrored] = images[mirrored, :, ::-1]
-            images = _cut_out(_shift(images, recipe.shift, random), recipe.cutout, random)
+            images = _cut_out(_blur(_shift(images, recipe.shift, random), recipe.blur, random), recipe.cutout, random)
         yield images.astype("float32"), keras.utils.to_categorical(split.labels[chosen], 10)
 
 
@@ -259,6 +279,14 @@ def _shift(images, most, random):
     rows = top[:, None] + np.arange(height)
     columns = left[:, None] + np.arange(width)
     return padded[np.arange(count)[:, None, None], rows[:, :, None], columns[:, None, :]]
+
+
+def _blur(images, most, random):
+    """Blur each image by a Gaussian of up to `most` px standard deviation, the edges reflected."""
+    if not most:
+        return images
+    widths = random.uniform(0, most, len(images))
+    return np.stack([gaussian_filter(image, (width, width, 0)) for image, width in zip(images, widths, strict=True)])
 
 
 def _cut_out(images, size, random):
@@ -325,19 +353,19 @@ def _optimizer(recipe, steps):
     raise TrainingError(f"unknown optimizer '{recipe.optimizer}' in the recipe; use 'sgd' or 'adamw'")
 
 
-def _trainer(network, size, optimizer, recipe):
+def _trainer(network, size, optimizer, recipe, interpolation):
     """The part of `network` up to its logits, behind an enlargement inside the graph, compiled for training."""
     logits = keras.Model(network.inputs, network.get_layer("logits").output)
     pixels = keras.Input((32, 32, 3))
-    trainer = keras.Model(pixels, logits(_enlarge(pixels, size)))
+    trainer = keras.Model(pixels, logits(_enlarge(pixels, size, interpolation)))
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
     # XLA on CPUs was measured at less than half the speed.
     trainer.compile(optimizer, loss, metrics=["accuracy"], jit_compile="auto" if _has_accelerator() else False)
     return trainer
 
 
-def _enlarge(pixels, size):
-    return pixels if size == ENTRY_SIZE else resize(pixels, size, antialias=size < ENTRY_SIZE)
+def _enlarge(pixels, size, interpolation=INTERPOLATION):
+    return pixels if size == ENTRY_SIZE else resize(pixels, size, size < ENTRY_SIZE, interpolation)
 
 
 @contextlib.contextmanager
