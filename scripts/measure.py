@@ -18,7 +18,7 @@ from scipy.special import softmax
 from sklearn.datasets import load_digits
 
 import cifar_compare as cc
-from cifar_compare.artefacts import NAMES
+from cifar_compare.artefacts import SHIPPED
 from cifar_compare.data import digests
 from cifar_compare.evaluation import proportion_interval
 from cifar_compare.pictures import read_picture
@@ -133,7 +133,7 @@ def measure(name, data):
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", default=list(NAMES))
+    parser.add_argument("names", nargs="*", default=list(SHIPPED))
     given = parser.parse_args()
     cifar10 = cc.load_cifar10()
     for each in given.names:

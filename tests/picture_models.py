@@ -1,4 +1,4 @@
-"""Two tiny models of the shipped ones' shape, with cards, for the tests of pictures and command line."""
+"""Tiny models of the shipped ones' shapes, with cards, for the tests of pictures and command line."""
 
 import hashlib
 import json
@@ -7,12 +7,13 @@ import numpy as np
 
 
 def save_tiny_models(folder):
-    """Write custom_cnn and mobilenet_v2 stand-ins of random weights into `folder`; returns it."""
+    """Write stand-ins of random weights for all shipped models into `folder`; returns it."""
     import keras
 
     from cifar_compare.models import resize
 
-    for seed, (name, working_size) in enumerate({"custom_cnn": 32, "mobilenet_v2": 48}.items()):
+    sizes = {"custom_cnn": 32, "mobilenet_v2": 48, "mobilenet_v2_robust": 48}
+    for seed, (name, working_size) in enumerate(sizes.items()):
         raw, pixels, inside = (keras.Input((None, None, 3)) for _ in range(3))
         seen = resize(raw, 32)
         if working_size != 32:

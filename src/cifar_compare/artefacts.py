@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-NAMES = ("custom_cnn", "mobilenet_v2")
+NAMES = ("custom_cnn", "mobilenet_v2")  # the two that are compared
+SHIPPED = (*NAMES, "mobilenet_v2_robust")
 
 _POINTER = b"version https://git-lfs.github.com/spec/"
 
@@ -23,7 +24,7 @@ def load_model(name):
     """Load a shipped model after checking its bytes against its card.
 
     Args:
-        name: "custom_cnn", "mobilenet_v2", or any NAME whose card `NAME.json` lies in a models folder: the one that
+        name: one of SHIPPED, or any NAME whose card `NAME.json` lies in a models folder: the one that
             CIFAR_COMPARE_MODELS names, then the checkout's, then a `models/` in the working directory or above it.
 
     Returns:
@@ -159,7 +160,7 @@ def verify(name, card, part=None):
 
 def _folder_of(name):
     if not re.fullmatch(r"[A-Za-z0-9_]{1,64}", str(name)):
-        raise ArtefactError(f"{name!r} is not the name of a model; shipped are {', '.join(NAMES)}")
+        raise ArtefactError(f"{name!r} is not the name of a model; shipped are {', '.join(SHIPPED)}")
     given = os.environ.get("CIFAR_COMPARE_MODELS")
     checkout = Path(__file__).resolve().parents[2] / "models"
     here = Path(os.path.abspath(os.curdir)) if os.path.exists(os.curdir) else Path("/")  # it may have been deleted

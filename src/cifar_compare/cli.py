@@ -49,7 +49,7 @@ def _parser():
     predict = commands.add_parser("predict", help="classify pictures", epilog=EPILOG, formatter_class=raw)
     predict.set_defaults(run=_predict, write=_write_text)
     predict.add_argument("paths", nargs="+", metavar="PATH", help="a picture, or a folder of pictures")
-    models = "mobilenet_v2 (the default, more accurate), custom_cnn (faster), or all"
+    models = "mobilenet_v2 (the default, more accurate), custom_cnn (faster), all (both), or mobilenet_v2_robust"
     predict.add_argument("--model", default="mobilenet_v2", metavar="NAME", help=models)
     predict.add_argument("--top", type=int, default=3, choices=range(1, 11), metavar="N", help="classes shown (3)")
     form = predict.add_mutually_exclusive_group()
@@ -58,7 +58,7 @@ def _parser():
 
     export = commands.add_parser("export", help="write a model for LiteRT, without its entry")
     export.set_defaults(run=_export)
-    export.add_argument("model", metavar="NAME", help="mobilenet_v2 or custom_cnn")
+    export.add_argument("model", metavar="NAME", help="mobilenet_v2, custom_cnn or mobilenet_v2_robust")
     export.add_argument("file", metavar="FILE.tflite", help="takes float32 pixels (n, size, size, 3) in [0, 255]")
     precisions = ("float32", "float16", "int8")
     export.add_argument("--precision", default="float32", choices=precisions, help="of the weights (float32)")
@@ -165,14 +165,14 @@ def _models(options):
     from . import artefacts
 
     status = 0
-    for name in artefacts.NAMES:
+    for name in artefacts.SHIPPED:
         try:
             card = artefacts.load_card(name)
             path = artefacts.verify(name, card)
             accuracy = (
                 f"{card['test']['accuracy']:.2%} of CIFAR-10's test images right" if "test" in card else "unmeasured"
             )
-            print(f"{name:<12}  {accuracy}  {path}")
+            print(f"{name:<19}  {accuracy}  {path}")
         except artefacts.ArtefactError as error:
             status = _complain(error, 2)
     return status
