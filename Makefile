@@ -36,8 +36,9 @@ train: setup  ## train both models anew and ship them (hours; resumes where it w
 	$(BIN)/python scripts/train.py custom_cnn mobilenet_v2
 	$(MAKE) results
 
-results: setup  ## rebuild every derived file: cards, recorded predictions, notebook outputs, README tables
+results: setup  ## rebuild every derived file: cards, recorded predictions, study, notebook outputs, README
 	$(BIN)/python scripts/measure.py
+	$(BIN)/python scripts/study.py
 	$(BIN)/python scripts/run_notebooks.py
 	$(BIN)/python scripts/readme.py
 

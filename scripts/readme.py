@@ -7,9 +7,12 @@ import json
 import re
 from pathlib import Path
 
+import study
+
 import cifar_compare as cc
-from cifar_compare.artefacts import NAMES
+from cifar_compare.artefacts import NAMES, SHIPPED
 from cifar_compare.evaluation import proportion_interval
+from cifar_compare.low_res import read
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 TITLES = {"custom_cnn": "custom CNN, from scratch", "mobilenet_v2": "MobileNetV2, fine-tuned"}
@@ -120,6 +123,32 @@ def unlike_table():
     return "\n".join(rows)
 
 
+def findings():
+    """What the study of low resolution found."""
+    return study.findings(read(study.TABLE))
+
+
+def robust_sentence():
+    """What the robust MobileNetV2 costs on ordinary images."""
+    usual, robust = (cc.load_card(name) for name in SHIPPED[1:])
+    told = []
+    for card in (robust, usual):
+        low, high = card["validation"]["interval"]
+        told.append(f"{percent(card['validation']['accuracy'])} % [{percent(low)}, {percent(high)}]")
+    price = 100 * (robust["validation"]["accuracy"] - usual["validation"]["accuracy"])
+    paired = cc.compare(cc.load_predictions(SHIPPED[2]), cc.load_predictions(SHIPPED[1]))
+    low, high = (100 * end for end in paired.interval)
+    test, ends = robust["test"], robust["test"]["interval"]
+    return (
+        f"The robust MobileNetV2 was trained for {sum(epochs for epochs, _ in robust['recipe']['stages'])} epochs, its "
+        f"pictures enlarged by {', '.join(robust['recipe']['enlargements'])} in turn and blurred by up to "
+        f"{robust['recipe']['blur']:g} px. Its price on ordinary images: on the validation split {told[0]} against "
+        f"{told[1]}, {price:+.2f} points; on the test split **{percent(test['accuracy'])}** % "
+        f"[{percent(ends[0])}, {percent(ends[1])}], paired {100 * paired.difference:+.2f} points "
+        f"[{low:+.2f}, {high:+.2f}]."
+    )
+
+
 PARTS = {
     "results": results_table,
     "paired": paired_sentence,
@@ -127,6 +156,8 @@ PARTS = {
     "working_size": working_size_sentence,
     "entry": entry_table,
     "unlike": unlike_table,
+    "low_res": findings,
+    "robust": robust_sentence,
 }
 
 

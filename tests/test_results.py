@@ -8,16 +8,18 @@ import measure
 import numpy as np
 import pytest
 import readme
+import study
 from scipy.stats import binomtest
 
 import cifar_compare as cc
-from cifar_compare.artefacts import NAMES, verify
+from cifar_compare import low_res
+from cifar_compare.artefacts import NAMES, SHIPPED, verify
 from cifar_compare.data import digests
 from cifar_compare.evaluation import proportion_interval
 from cifar_compare.models import multiply_adds
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=SHIPPED)
 def name(request):
     return request.param
 
@@ -147,6 +149,19 @@ def test_shipped_file_answers_the_same_on_jax_with_keras_alone(name, card, model
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ | {"PYTHONPATH": ""})
     assert done.returncode == 0, done.stderr
     np.testing.assert_allclose(np.load(tmp_path / "out.npy"), model(pictures), atol=1e-4)
+
+
+def test_low_res_table_is_whole_and_of_the_shipped_files(name, card):
+    rows = {row["id"]: row for row in low_res.read(study.TABLE) if row["model"] == name}
+    ways = low_res.WAYS[:3] if name == NAMES[0] else low_res.WAYS
+    cells = {(f"{name}/{file.file}/{way}", file.n) for file in low_res.FILES for way in file.ways if way in ways}
+    assert {(key, row["n"]) for key, row in rows.items()} == cells
+    assert {row["model_sha256"] for row in rows.values()} == {card["sha256"]}
+    native, recorded = rows[f"{name}/content-32/entry"], cc.load_predictions(name)
+    assert native["accuracy"] == pytest.approx(recorded.accuracy, abs=3e-4)
+    if name != NAMES[0]:
+        paired = cc.compare(recorded, cc.load_predictions(NAMES[0]))
+        assert native["minus_first"] == pytest.approx(paired.difference, abs=6e-4)
 
 
 def test_readme_says_what_the_cards_say():

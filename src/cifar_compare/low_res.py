@@ -68,7 +68,7 @@ FILES = (
     NATIVE,
     *(File(f"content-{size}", "content", 10_000, size) for size in (24, 16, 12, 8)),
     *DELIVERIES,
-    *(File(f"{c}-{i}", "corruption", 4000, corruption=c, severity=i) for c in SEVERITIES for i in range(1, 6)),
+    *(File(f"{c}-{i}", "corruption", 2000, corruption=c, severity=i) for c in SEVERITIES for i in range(1, 6)),
     CHECK,
 )
 
