@@ -32,8 +32,8 @@ test: setup  ## lint, unit tests, and the notebooks under nbval as they are show
 	$(BIN)/pytest -n 2 --dist loadfile --nbval-lax --nbval-cell-timeout 600 notebooks
 	CIFAR_COMPARE_MODE=smoke $(BIN)/pytest -n 2 --dist loadfile --nbval-lax --nbval-cell-timeout 600 notebooks
 
-train: setup  ## train both models anew and ship them (hours; resumes where it was interrupted)
-	$(BIN)/python scripts/train.py custom_cnn mobilenet_v2
+train: setup  ## train the models anew and ship them (hours; resumes where it was interrupted)
+	$(BIN)/python scripts/train.py custom_cnn mobilenet_v2 mobilenet_v2_robust
 	$(MAKE) results
 
 results: setup  ## rebuild every derived file: cards, recorded predictions, study, notebook outputs, README

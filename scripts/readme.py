@@ -130,6 +130,12 @@ def findings():
 
 def robust_sentence():
     """What the robust MobileNetV2 costs on ordinary images."""
+
+    def epochs(card):
+        stages = card["recipe"]["stages"]
+        told = ", ".join(f"{epochs} at {size} px" for epochs, size in stages)
+        return f"{sum(epochs for epochs, _ in stages)} epochs ({told})"
+
     usual, robust = (cc.load_card(name) for name in SHIPPED[1:])
     told = []
     for card in (robust, usual):
@@ -138,11 +144,11 @@ def robust_sentence():
     price = 100 * (robust["validation"]["accuracy"] - usual["validation"]["accuracy"])
     paired = cc.compare(cc.load_predictions(SHIPPED[2]), cc.load_predictions(SHIPPED[1]))
     low, high = (100 * end for end in paired.interval)
-    test, ends = robust["test"], robust["test"]["interval"]
+    test, ends, recipe = robust["test"], robust["test"]["interval"], robust["recipe"]
     return (
-        f"The robust MobileNetV2 was trained for {sum(epochs for epochs, _ in robust['recipe']['stages'])} epochs, its "
-        f"pictures enlarged by {', '.join(robust['recipe']['enlargements'])} in turn and blurred by up to "
-        f"{robust['recipe']['blur']:g} px. Its price on ordinary images: on the validation split {told[0]} against "
+        f"The robust MobileNetV2 was trained for {epochs(robust)}, in place of {epochs(usual)}; its pictures were "
+        f"enlarged by {', '.join(recipe['enlargements'])} in turn, and blurred by up to {recipe['blur']:g} px. Its "
+        f"price on ordinary images: on the validation split {told[0]} against "
         f"{told[1]}, {price:+.2f} points; on the test split **{percent(test['accuracy'])}** % "
         f"[{percent(ends[0])}, {percent(ends[1])}], paired {100 * paired.difference:+.2f} points "
         f"[{low:+.2f}, {high:+.2f}]."

@@ -5,7 +5,7 @@ import contextlib
 import os
 import sys
 
-DESCRIPTION = "Two CIFAR-10 classifiers: a CNN trained from scratch and a fine-tuned MobileNetV2."
+DESCRIPTION = "CIFAR-10 classifiers: a CNN trained from scratch, and MobileNetV2 fine-tuned in two ways."
 EPILOG = """\
 A PATH is a picture (JPEG, PNG, WebP, GIF, BMP, TIFF), or a folder whose pictures directly inside are taken.
 --json writes a list of objects, one for each picture and model: picture (the path), model, model_sha256, label,
@@ -49,7 +49,7 @@ def _parser():
     predict = commands.add_parser("predict", help="classify pictures", epilog=EPILOG, formatter_class=raw)
     predict.set_defaults(run=_predict, write=_write_text)
     predict.add_argument("paths", nargs="+", metavar="PATH", help="a picture, or a folder of pictures")
-    models = "mobilenet_v2 (the default, more accurate), custom_cnn (faster), all (both), or mobilenet_v2_robust"
+    models = "mobilenet_v2 (the default, more accurate), custom_cnn (faster), all (these two), or mobilenet_v2_robust"
     predict.add_argument("--model", default="mobilenet_v2", metavar="NAME", help=models)
     predict.add_argument("--top", type=int, default=3, choices=range(1, 11), metavar="N", help="classes shown (3)")
     form = predict.add_mutually_exclusive_group()

@@ -66,7 +66,7 @@ def predict(model, pictures, top=3, batch_size=64, on_error=None):
     """Classify pictures of any size.
 
     Args:
-        model: "custom_cnn", "mobilenet_v2", or a `keras.Model` with layers `entry` and `network`.
+        model: a name as in `load_model`, or a `keras.Model` with layers `entry` and `network`.
         pictures: path of a file or folder (see `list_pictures`), RGB pixels `(h, w, 3)` or `(n, h, w, 3)`,
             uint8 or float in [0, 255], PIL image, or an iterable of any of these.
         top: int in 1..10, length of `Answer.top`.

@@ -113,7 +113,7 @@ RECIPES = {
     ),
 }
 # Sees its pictures as blocks and as smooth ones, sharp and blurred, and some larger than its working size, so that it
-# holds where files go straight in.
+# holds where files go straight in at that size.
 RECIPES["mobilenet_v2_robust"] = dataclasses.replace(
     RECIPES["mobilenet_v2"],
     name="mobilenet_v2_robust",
@@ -282,7 +282,10 @@ def _shift(images, most, random):
 
 
 def _blur(images, most, random):
-    """Blur each image by a Gaussian of up to `most` px standard deviation, the edges reflected."""
+    """Blur each image by a Gaussian of up to `most` px standard deviation, the edges reflected.
+
+    Fractions are cut off, which darkens an image by about one grey level.
+    """
     if not most:
         return images
     widths = random.uniform(0, most, len(images))
