@@ -3,6 +3,7 @@ import numpy as np
 import pytest
 
 import cifar_compare as cc
+from cifar_compare.artefacts import NAMES
 from cifar_compare.models import multiply_adds, working_size
 
 
@@ -16,7 +17,7 @@ def pixels():
     return np.random.default_rng(0).integers(256, size=(3, 32, 32, 3), dtype=np.uint8)
 
 
-@pytest.mark.parametrize("name", cc.RECIPES)
+@pytest.mark.parametrize("name", NAMES)
 def test_every_way_of_calling_agrees_and_changes_nothing(models, pixels, name):
     model = models[name]
     before = model.get_weights()
@@ -31,7 +32,7 @@ def test_every_way_of_calling_agrees_and_changes_nothing(models, pixels, name):
         np.testing.assert_array_equal(now, then)
 
 
-@pytest.mark.parametrize("name", cc.RECIPES)
+@pytest.mark.parametrize("name", NAMES)
 def test_saved_model_loads_with_keras_alone(models, pixels, name, tmp_path):
     models[name].save(tmp_path / "model.keras")
     loaded = keras.saving.load_model(tmp_path / "model.keras")
