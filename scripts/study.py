@@ -59,16 +59,17 @@ def _blocks(of):
     made, entered = (of[f"{NAMES[1]}/{cell}"] for cell in ("native/working-nearest", "1080-nearest/entry"))
     alone = min(row["minus_native_low"] for row in (smooth, entered)) > -HELD
     both = alone and max(row["minus_native_high"] for row in (blocky, made)) < -HELD
-    verdict = {
-        True: "So the cause is neither enlargement nor the way in alone, but blocks, which no training picture had and "
-        "which the entry takes away",
-        False: "So blocks are not singled out as the cause",
-    }
+    verdict = "So blocks are not singled out as the cause"
+    if both:
+        verdict = (
+            "So the cause is neither enlargement nor the way in alone, but blocks, which no training picture had and "
+            "which the entry takes away"
+        )
     return (
         f"**Blocks.** Straight in, smoothly enlarged files differ from native images by {_points(smooth, 'native')} "
         f"{_cite(smooth)}. Files enlarged in blocks differ by {_points(blocky, 'native')} {_cite(blocky)}. Native "
         f"images made into blocks on the way in differ by {_points(made, 'native')} {_cite(made)}. Through the entry "
-        f"the blocky files differ by {_points(entered, 'native')} {_cite(entered)}. {verdict[both]} "
+        f"the blocky files differ by {_points(entered, 'native')} {_cite(entered)}. {verdict} "
         f"{_cite(smooth, blocky)}."
     )
 
@@ -118,11 +119,12 @@ def _noise(of):
 def _order(of):
     """Where the order of the two models changes, for resolution and for each corruption."""
     native = of[f"{NAMES[1]}/content-32/entry"]
+    lead = _sign(native, "first")
     yield f"**Native images.** MobileNetV2 minus CNN is {_points(native, 'first')} {_cite(native)}."
     series = {"Content resolution": (("entry",), [f"content-{size}" for size in (24, 16, 12, 8)], "{} px")}
     for name in SEVERITIES:
         files, title = [f"{name}-{severity}" for severity in range(1, 6)], name.replace("_", " ").capitalize()
-        series["JPEG" if name == "jpeg" else title] = (("entry", "working-bilinear"), files, "severity {}")
+        series["JPEG" if name == "jpeg" else title] = (WAY, files, "severity {}")
     for title, (ways, files, unit) in series.items():
         told = []
         for way in ways:
@@ -131,7 +133,7 @@ def _order(of):
                 sign: [row["file"].split("-")[1] for row in rows if _sign(row, "first") == sign] for sign in LEADS
             }
             said = "; ".join(f"{LEADS[sign]} at {unit.format(', '.join(at))}" for sign, at in places.items() if at)
-            turned = places.get(-_sign(native, "first")) if _sign(native, "first") else None
+            turned = places[-lead] if lead else []
             change = f"the order changes at {unit.format(turned[0])}" if turned else "the order was not shown to change"
             told.append(f"{WAY[way]}, {said}; {change} {_cite(rows[0], rows[-1])}.")
         yield f"**{title}.** {' '.join(told)}"

@@ -162,7 +162,7 @@ def test_the_table_is_filled_where_it_lacks_rows(folder, split, tmp_path, monkey
 
 
 def made_rows(lead=0.03, mismatch=-0.2):
-    """Rows of a study of both models in which the figures are as given."""
+    """Rows of a study of the shipped models in which the figures are as given."""
     for name in SHIPPED:
         for file in FILES:
             for way in file.ways if name != "custom_cnn" else file.ways[:3]:
