@@ -11,13 +11,15 @@ import json
 from importlib.resources import files
 from pathlib import Path
 
+import cifar_compare as cc  # before Keras, because it sets what TensorFlow reads when it is imported
+
+# isort: split
 import keras
 import numpy as np
 from PIL import Image
 from scipy.special import softmax
 from sklearn.datasets import load_digits
 
-import cifar_compare as cc
 from cifar_compare.artefacts import SHIPPED
 from cifar_compare.data import digests
 from cifar_compare.evaluation import proportion_interval

@@ -13,10 +13,12 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 
+import cifar_compare as cc  # before Keras, because it sets what TensorFlow reads when it is imported
+
+# isort: split
 import keras
 from measure import MODELS, file_entry
 
-import cifar_compare as cc
 from cifar_compare.models import multiply_adds, working_size
 
 # Weight files that may stand in for the one that Keras downloads, by SHA-256.
