@@ -203,6 +203,8 @@ def test_findings_follow_the_figures():
     assert "the CNN leads at severity 1, 2, 3; the order changes at severity 4" in other
     assert "(224-nearest) it gets 50.0 %, +0.0 points [-1.0, +1.0] from there, and so holds within 2 points" in other
 
+    assert "-2.5 points [-3.5, -1.5] from there, and so may hold (" in script.findings(made_rows(mismatch=-0.025))
+
     recorded = low_res.read(script.TABLE)
     assert "but blocks, which no training picture had" in script.findings(recorded)
     for row in recorded:

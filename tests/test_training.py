@@ -323,5 +323,4 @@ def test_recipe_is_read_by_stage():
 def test_scripts_import_us_before_tensorflow(path):
     # Half the speed on processors without AVX-512, if TF_ENABLE_ONEDNN_OPTS comes too late.
     imported = re.findall(r"^(?:import|from) (cifar_compare|keras|tensorflow)\b", path.read_text(), re.MULTILINE)
-    assert imported[:1] != ["keras"]
-    assert imported[:1] != ["tensorflow"]
+    assert imported[:1] in ([], ["cifar_compare"])
