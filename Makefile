@@ -7,10 +7,10 @@ absolute = $(shell $(PYTHON) -c 'import os, sys; print(os.path.abspath(sys.argv[
 $(foreach name,CIFAR10_DIR CIFAR10H_COUNTS CIFAR10_LABEL_ERRORS MOBILENET_V2_WEIGHTS CIFAR_COMPARE_MODELS CIFAR_COMPARE_IMAGES,\
   $(if $($(name)),$(eval export $(name) := $(call absolute,$($(name))))))
 .DEFAULT_GOAL := help
-.PHONY: help setup compare test train results lock fuzz clean
+.PHONY: help setup compare test train experiments results lock fuzz clean
 
 help:  ## list the targets
-	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 10
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 13
 
 setup: .venv/ready  ## make .venv from requirements.lock where it is missing
 
@@ -35,6 +35,10 @@ test: setup  ## lint, unit tests, and the notebooks under nbval as they are show
 train: setup  ## train the models anew and ship them (hours; resumes where it was interrupted)
 	$(BIN)/python scripts/train.py custom_cnn mobilenet_v2 mobilenet_v2_robust
 	$(MAKE) results
+
+experiments: setup  ## try ideas for the CNN one at a time, into docs/experiments.md (hours; goes on where it stopped)
+	$(BIN)/python scripts/experiments.py
+	$(BIN)/python scripts/experiments.py --page
 
 results: setup  ## rebuild every derived file: cards, recorded predictions, study, notebook outputs, README
 	$(BIN)/python scripts/measure.py
