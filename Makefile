@@ -7,7 +7,7 @@ absolute = $(shell $(PYTHON) -c 'import os, sys; print(os.path.abspath(sys.argv[
 $(foreach name,CIFAR10_DIR CIFAR10H_COUNTS CIFAR10_LABEL_ERRORS MOBILENET_V2_WEIGHTS CIFAR_COMPARE_MODELS CIFAR_COMPARE_IMAGES,\
   $(if $($(name)),$(eval export $(name) := $(call absolute,$($(name))))))
 .DEFAULT_GOAL := help
-.PHONY: help setup compare test train experiments results lock fuzz clean
+.PHONY: help setup compare test train experiments bench results lock fuzz clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 13
@@ -39,6 +39,9 @@ train: setup  ## train the models anew and ship them (hours; resumes where it wa
 experiments: setup  ## try ideas for the CNN one at a time, into docs/experiments.md (hours; goes on where it stopped)
 	$(BIN)/python scripts/experiments.py
 	$(BIN)/python scripts/experiments.py --page
+
+bench: setup  ## measure how fast the code is on an idle machine, and print the tables (an hour behind its baseline)
+	$(BIN)/python scripts/bench.py
 
 results: setup  ## rebuild every derived file: cards, recorded predictions, study, notebook outputs, README
 	$(BIN)/python scripts/measure.py

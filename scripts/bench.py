@@ -1,0 +1,394 @@
+"""Measure how fast the code is: ratios within one run, medians of several, into results/bench.json.
+
+    python scripts/bench.py [PART ...]     the parts named, or all; then the tables
+    python scripts/bench.py --tables       the tables of what is recorded
+    python scripts/bench.py --baseline     train the published CNN once, hours; goes on where it was stopped
+
+Needs CIFAR-10 and an idle machine. Parts: share, inference, exports, growth, race.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import cifar_compare as cc  # before Keras, because it sets what TensorFlow reads when it is imported
+
+# isort: split
+import keras
+import numpy as np
+from experiments import RECORD as EXPERIMENTS
+from experiments import WIDTHS, short_recipe
+
+from cifar_compare import training
+from cifar_compare.artefacts import NAMES, verify
+from cifar_compare.models import ENTRY_SIZE, multiply_adds
+
+ROOT = Path(__file__).resolve().parents[1]
+RECORD, PUBLISHED = ROOT / "results" / "bench.json", ROOT / "results" / "published_cnn.json"
+RUNS = ROOT / "runs"
+TARGET = 0.8863  # the published accuracy of the published CNN, reached here on the validation split
+CAP = 40  # epochs of the published recipe
+
+
+def median_seconds(call, repeats=5, warm=2):
+    """Median wall-clock seconds of a call, after some that are not counted."""
+    taken = []
+    for _ in range(warm + repeats):
+        start = time.perf_counter()
+        call()
+        taken.append(time.perf_counter() - start)
+    return float(np.median(taken[warm:]))
+
+
+def published_cnn():
+    """The CNN of the published comparison: 3.25 million parameters, dropout, augmentation inside the model."""
+    layers = keras.layers
+    model = keras.Sequential([keras.Input((32, 32, 3)), layers.Rescaling(1 / 255)])
+    model.add(layers.RandomFlip("horizontal", seed=0))
+    model.add(layers.RandomRotation(0.1, seed=1))
+    for width, dropout in ((64, 0.2), (128, 0.3), (256, 0.4)):
+        for _ in range(2):
+            model.add(layers.Conv2D(width, 3, padding="same", activation="relu"))
+            model.add(layers.BatchNormalization())
+        model.add(layers.MaxPooling2D())
+        model.add(layers.Dropout(dropout))
+    model.add(layers.Flatten())
+    model.add(layers.Dense(512, activation="relu"))
+    model.add(layers.BatchNormalization())
+    model.add(layers.Dropout(0.5))
+    model.add(layers.Dense(10, activation="softmax"))
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
+    return model
+
+
+def train_published(data, epochs=CAP, folder=RUNS, record=PUBLISHED):
+    """Train the published CNN to the target or the cap, a checkpoint an epoch, and record its history."""
+    folder.mkdir(parents=True, exist_ok=True)
+    file, partial = folder / "published_cnn.keras", folder / "partial.keras"
+    history = []
+    if file.exists() and record.exists():
+        history = json.loads(record.read_text())["history"]
+        model = keras.saving.load_model(file)
+    else:
+        keras.utils.set_random_seed(0)
+        model = published_cnn()
+    while len(history) < epochs and not (history and history[-1]["val_accuracy"] >= TARGET):
+        start = time.perf_counter()
+        # Shuffled here, because `fit` repeats its order in every epoch behind `set_random_seed`.
+        order = np.random.default_rng(len(history)).permutation(len(data.train))
+        images, labels = data.train.images[order].astype("float32"), data.train.labels[order]
+        logs = model.fit(images, labels, batch_size=32, shuffle=False, verbose=2).history
+        loss, accuracy = model.evaluate(
+            data.validation.images.astype("float32"), data.validation.labels, batch_size=250, verbose=0
+        )
+        row = {name: values[0] for name, values in logs.items()} | {"val_loss": loss, "val_accuracy": accuracy}
+        history.append(row | {"epoch": len(history) + 1, "seconds": time.perf_counter() - start})
+        model.save(partial)
+        partial.replace(file)
+        told = {"parameters": model.count_params(), "hardware": training._hardware(), "cap": epochs}
+        write(record, told | {"data_fingerprint": data.fingerprint, "history": history})
+    return history
+
+
+def precision_of(recipe):
+    """The dtype policy that `train` multiplies in on this machine."""
+    return "mixed_bfloat16" if recipe.mixed_precision and training._has_bfloat16() else "float32"
+
+
+def step_seconds(data, recipe, size, widths=WIDTHS):
+    """Seconds of one training step of the custom CNN, as `train` takes it."""
+    network = cc.build_custom_cnn(0, widths).get_layer("network")
+    optimizer = training._optimizer(recipe, 1000)
+    optimizer.build(network.trainable_variables)
+    batch = next(training._batches(data.train, recipe, 0))
+    with training._precision(network, precision_of(recipe)):
+        trainer = training._trainer(network, size, optimizer, recipe, recipe.enlargements[0])
+        return median_seconds(lambda: trainer.train_on_batch(*batch))
+
+
+def share(data):
+    """Training throughput against the peak for large matrix products of the same dtype, and what the input costs."""
+    recipe = cc.RECIPES["custom_cnn"]
+    shipped = cc.load_model("custom_cnn")
+    widths = tuple(shipped.get_layer("network").get_layer(f"conv{block}a").kernel.shape[-1] for block in (1, 2, 3))
+    dtype = precision_of(recipe).removeprefix("mixed_")
+    side = 4096
+    matrix = keras.ops.cast(keras.random.normal((side, side), seed=0), dtype)
+    product = median_seconds(lambda: float(keras.ops.cast(keras.ops.matmul(matrix, matrix)[0, 0], "float32")))
+    step = step_seconds(data, recipe, ENTRY_SIZE, widths)
+    batches = training._batches(data.train, recipe, 0)
+    return {
+        "dtype": dtype,
+        "peak_gflops": 2 * side**3 / product / 1e9,
+        # Forward, gradient of the pictures and gradient of the weights: three products of a multiplication and a sum.
+        "training_gflops": 3 * 2 * multiply_adds(shipped) * recipe.batch_size / step / 1e9,
+        "images_per_second": recipe.batch_size / step,
+        "input_seconds": median_seconds(lambda: next(batches)),
+        "step_seconds": step,
+    }
+
+
+ON_JAX = """
+import os, sys, json, time
+os.environ["KERAS_BACKEND"] = "jax"
+import keras, numpy as np
+model = keras.saving.load_model(sys.argv[1], compile=False)
+images = np.load(sys.argv[2]).astype("float32")
+def median(call, n=7):
+    taken = []
+    for _ in range(n):
+        start = time.perf_counter(); call(); taken.append(time.perf_counter() - start)
+    return float(np.median(taken[2:]))
+answers = model.predict(images, batch_size=250, verbose=0)
+one = median(lambda: model.predict_on_batch(images[:1]))
+many = median(lambda: model.predict_on_batch(images[:250]))
+np.save(sys.argv[3], answers)
+print(json.dumps([one, 250 / many]))
+"""
+
+
+def inference(data):
+    """Latency of one picture and throughput of 250 on TensorFlow, JAX and LiteRT, and how far the answers part."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    images, rows = data.validation.images[:500], []
+    for name in NAMES:
+        card = cc.load_card(name)
+        path, model = verify(name, card), cc.load_model(name)
+        pixels = images.astype("float32")
+        answers = model.predict(pixels, batch_size=250, verbose=0)
+        row = {"model": name, "sha256": card["sha256"]}
+        one = median_seconds(lambda model=model, x=pixels[:1]: model.predict_on_batch(x))
+        many = median_seconds(lambda model=model, x=pixels[:250]: model.predict_on_batch(x))
+        rows.append(row | {"on": "TensorFlow", "latency_ms": 1e3 * one, "per_second": 250 / many, "apart": 0.0})
+        with tempfile.TemporaryDirectory() as folder:
+            np.save(f"{folder}/images.npy", images)
+            command = [sys.executable, "-c", ON_JAX, path, f"{folder}/images.npy", f"{folder}/answers.npy"]
+            one, many = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
+            apart = float(np.abs(np.load(f"{folder}/answers.npy") - answers).max())
+            rows.append(row | {"on": "JAX", "latency_ms": 1e3 * one, "per_second": many, "apart": apart})
+            cc.export(name, f"{folder}/network.tflite")
+            ask = lite(Interpreter(f"{folder}/network.tflite", num_threads=os.cpu_count()))
+            entered = model.get_layer("entry").predict_on_batch(pixels[:250])
+            apart = float(np.abs(ask(entered) - answers[:250]).max())
+            one = median_seconds(lambda ask=ask, x=entered[:1]: ask(x))
+            many = median_seconds(lambda ask=ask, x=entered: ask(x))
+            on = "LiteRT, without entry"
+            rows.append(row | {"on": on, "latency_ms": 1e3 * one, "per_second": 250 / many, "apart": apart})
+    return rows
+
+
+def lite(interpreter):
+    """A call that runs a LiteRT interpreter on a batch of any size."""
+
+    def ask(pixels):
+        place = interpreter.get_input_details()[0]
+        if tuple(place["shape"]) != pixels.shape:
+            interpreter.resize_tensor_input(place["index"], pixels.shape)
+            interpreter.allocate_tensors()
+        interpreter.set_tensor(place["index"], pixels)
+        interpreter.invoke()
+        return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+
+    return ask
+
+
+def exports(data):
+    """Size and test accuracy of each precision that `cifar-compare export` writes."""
+    from ai_edge_litert.interpreter import Interpreter
+
+    rows = []
+    for name in NAMES:
+        card, entry = cc.load_card(name), cc.load_model(name).get_layer("entry")
+        for precision in ("float32", "float16", "int8"):
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "network.tflite"
+                cc.export(name, path, precision)
+                ask, answers = lite(Interpreter(str(path), num_threads=os.cpu_count())), []
+                for start in range(0, len(data.test), 250):
+                    pixels = data.test.images[start : start + 250].astype("float32")
+                    answers.append(ask(np.asarray(entry.predict_on_batch(pixels))))
+                result = cc.score(np.concatenate(answers), data.test.labels)
+                row = {"model": name, "sha256": card["sha256"], "precision": precision, "bytes": path.stat().st_size}
+            rows.append(row | {"accuracy": result.accuracy, "interval": list(result.interval)})
+    return rows
+
+
+def growth(data):
+    """Seconds and peak memory of loading, training and evaluating, each in a process of its own."""
+    rows = []
+    for n in (5000, 10_000, 25_000, 45_000):
+        rows += [once("train", n, 32), once("evaluate", n, 32)]
+    rows += [once("train", 5000, size) for size in (64, 96, 128)] + [once("load", 60_000, 32)]
+    return rows
+
+
+def once(job, n, size):
+    """Run one job of `grow` in a new process and return its row."""
+    command = [sys.executable, __file__, "--grow", job, str(n), str(size)]
+    done = subprocess.run(command, capture_output=True, check=True, text=True)
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def grow(job, n, size):
+    """Do one job on n images at one working size; seconds behind a first short go, and the peak of memory."""
+    start = time.perf_counter()
+    data = cc.load_cifar10()
+    if job != "load":
+        few = cc.Split(data.train.images[:n], data.train.labels[:n])
+        # At 32 px the custom CNN, above it MobileNetV2, whose size is what grows.
+        model = cc.build_custom_cnn() if size == 32 else cc.build_mobilenet_v2(weights=None, working_size=size)
+        name = "custom_cnn" if size == 32 else "mobilenet_v2"
+        recipe = dataclasses.replace(cc.RECIPES[name], stages=((1, size),), restart=None, averaging=None, head_epochs=0)
+        start = time.perf_counter()
+        if job == "train":
+            with tempfile.TemporaryDirectory() as folder:
+                cc.train(model, dataclasses.replace(data, train=few, validation=few_of(few)), recipe, folder)
+        else:
+            cc.evaluate(model, few)
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"job": job, "n": n, "size": size, "seconds": seconds, "peak_mib": peak}
+
+
+def few_of(split):
+    return cc.Split(split.images[:100], split.labels[:100])
+
+
+def race(data):
+    """Time to the published accuracy: steps of both recipes timed here, times how many either took."""
+    for path, command in ((PUBLISHED, "bench.py --baseline"), (EXPERIMENTS, "experiments.py recipe")):
+        if not path.exists():
+            raise SystemExit(f"{path} is missing; run `python scripts/{command}` first (hours)")
+    history = json.loads(PUBLISHED.read_text())["history"]
+    reached = [row["epoch"] for row in history if row["val_accuracy"] >= TARGET]
+    epochs = reached[0] if reached else len(history)
+    model = published_cnn()
+    images, labels = data.train.images[:32].astype("float32"), data.train.labels[:32]
+    theirs = median_seconds(lambda: model.train_on_batch(images, labels), repeats=20)
+    steps = epochs * -(-len(data.train) // 32)
+    runs = [row for row in json.loads(EXPERIMENTS.read_text()) if row["idea"] == "recipe"]
+    recipe, ours = short_recipe(), 0.0
+    for count, size in recipe.stages:
+        ours += count * -(-len(data.train) // recipe.batch_size) * step_seconds(data, recipe, size)
+    return {
+        "target": TARGET,
+        "published_reached": bool(reached),
+        "published_epochs": epochs,
+        "published_best": max(row["val_accuracy"] for row in history),
+        "published_minutes": steps * theirs / 60,
+        "ours_accuracies": [row["val_accuracy"] for row in runs],
+        "ours_epochs": recipe.epochs,
+        "ours_minutes": ours / 60,
+    }
+
+
+PARTS = {"share": share, "inference": inference, "exports": exports, "growth": growth, "race": race}
+
+
+def write(path, value):
+    """Write JSON in one step, so that what was there is lost only to what replaces it."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n")
+    partial.replace(path)
+
+
+def table(head, rows):
+    """A Markdown table."""
+    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [head, ["---"] * len(head), *rows])
+
+
+def tables(record):
+    """What is recorded, in Markdown."""
+    told = [f"Measured on {record['hardware']}; medians of several."]
+    if part := record.get("race"):
+        verb = "reached" if part["published_reached"] else "did not reach"
+        ours = ", ".join(f"{100 * accuracy:.2f}" for accuracy in part["ours_accuracies"])
+        told.append(
+            f"**Time to the published accuracy.** The published CNN {verb} {100 * part['target']:.2f} % on the "
+            f"validation split in {part['published_epochs']} epochs (best: {100 * part['published_best']:.2f} %), "
+            f"which take {part['published_minutes']:.0f} min here. Our recipe in short (`docs/experiments.md`) takes "
+            f"{part['ours_minutes']:.1f} min for {part['ours_epochs']} epochs and ends at {ours} % with its seeds: "
+            f"**{part['published_minutes'] / part['ours_minutes']:.1f} times faster**."
+        )
+    if part := record.get("share"):
+        told.append(
+            f"**Share of the machine.** Large {part['dtype']} matrix products reach {part['peak_gflops']:.0f} GFLOP/s; "
+            f"training the CNN at 32 px {part['training_gflops']:.0f} GFLOP/s, "
+            f"**{100 * part['training_gflops'] / part['peak_gflops']:.0f} %** of that, at "
+            f"{part['images_per_second']:.0f} images a second. Preparing a batch takes "
+            f"{100 * part['input_seconds'] / part['step_seconds']:.1f} % of a step."
+        )
+    if part := record.get("inference"):
+        head = ["model", "on", "one picture, ms", "pictures a second", "largest difference of a probability"]
+        cells = ("latency_ms", "per_second", "apart")
+        rows = [
+            [row["model"], row["on"], *(f"{row[c]:{f}}" for c, f in zip(cells, (".1f", ",.0f", ".1e"), strict=True))]
+            for row in part
+        ]
+        told.append("**Inference**\n\n" + table(head, rows))
+    if part := record.get("exports"):
+        head = ["model", "precision", "MB", "test accuracy, % [95 % interval]"]
+        rows = [
+            [
+                row["model"],
+                row["precision"],
+                f"{row['bytes'] / 1e6:.1f}",
+                f"{100 * row['accuracy']:.2f} [{100 * row['interval'][0]:.2f}, {100 * row['interval'][1]:.2f}]",
+            ]
+            for row in part
+        ]
+        told.append("**Exports**\n\n" + table(head, rows))
+    if part := record.get("growth"):
+        head = ["what", "images", "working size, px", "seconds", "images a second", "peak memory, MiB"]
+        rows = [
+            [
+                row["job"],
+                f"{row['n']:,}",
+                row["size"],
+                f"{row['seconds']:.1f}",
+                f"{row['n'] / row['seconds']:,.0f}",
+                f"{row['peak_mib']:,.0f}",
+            ]
+            for row in part
+        ]
+        told.append("**Growth**\n\n" + table(head, rows))
+    return "\n\n".join(told)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"default: {' '.join(PARTS)}")
+    parser.add_argument("--tables", action="store_true", help="print what is recorded and stop")
+    parser.add_argument("--baseline", action="store_true", help="train the published CNN and stop")
+    parser.add_argument("--grow", nargs=3, help=argparse.SUPPRESS)
+    given = parser.parse_args()
+    if unknown := sorted(set(given.parts) - set(PARTS)):
+        parser.error(f"there is no part {', '.join(unknown)}; there are {' '.join(PARTS)}")
+    if given.grow:
+        print(json.dumps(grow(given.grow[0], int(given.grow[1]), int(given.grow[2]))))
+        return
+    if given.baseline:
+        train_published(cc.load_cifar10())
+        return
+    record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
+    if not given.tables:
+        data = cc.load_cifar10()
+        for name in given.parts or PARTS:
+            print(f"measuring {name}")
+            record |= {"hardware": training._hardware(), name: PARTS[name](data)}
+            write(RECORD, record)
+    if not record:
+        raise SystemExit(f"{RECORD} is missing; run `python scripts/bench.py`")
+    print(tables(record))
+
+
+if __name__ == "__main__":
+    main()

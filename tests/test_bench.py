@@ -1,0 +1,82 @@
+"""What the bench records and tells, on made data: the figures themselves are `make bench`'s."""
+
+import json
+
+import bench
+import numpy as np
+import pytest
+
+import cifar_compare as cc
+
+
+@pytest.fixture(scope="module")
+def data():
+    return cc.make_toy_data(train=100, validation=50, test=50)
+
+
+def test_the_published_cnn_has_the_published_size():
+    assert bench.published_cnn().count_params() == pytest.approx(3.25e6, rel=0.005)
+
+
+def test_the_baseline_goes_on_where_it_was_stopped(data, tmp_path):
+    record, folder = tmp_path / "published.json", tmp_path / "runs"
+    first = bench.train_published(data, 1, folder, record)
+    both = bench.train_published(data, 2, folder, record)
+    assert [row["epoch"] for row in both] == [1, 2]
+    assert both[0] == first[0]
+    assert json.loads(record.read_text())["history"] == both
+    assert bench.train_published(data, 2, folder, record) == both
+
+
+def test_the_baseline_stops_at_the_target(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "TARGET", 0.0)
+    assert len(bench.train_published(data, 5, tmp_path, tmp_path / "published.json")) == 1
+
+
+def test_a_median_leaves_out_the_first_calls(monkeypatch):
+    clock = iter(np.cumsum([0, 9, 0, 9, 0, 1, 0, 5, 0, 2]))  # start and end of two warm calls and three counted ones
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: next(clock))
+    assert bench.median_seconds(lambda: None, repeats=3) == 2
+
+
+def test_a_race_without_its_records_says_what_to_run(data, tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "PUBLISHED", tmp_path / "none.json")
+    with pytest.raises(SystemExit, match="--baseline"):
+        bench.race(data)
+
+
+def test_the_tables_say_ratios_of_what_was_measured():
+    record = {
+        "hardware": "2 cores",
+        "share": {
+            **{"dtype": "float32", "peak_gflops": 200.0, "training_gflops": 150.0, "images_per_second": 100.0},
+            **{"input_seconds": 0.1, "step_seconds": 5.0},
+        },
+        "race": {
+            **{"target": 0.8863, "published_reached": False, "published_epochs": 40, "published_best": 0.87},
+            **{"published_minutes": 200.0, "ours_accuracies": [0.9, 0.91], "ours_epochs": 6, "ours_minutes": 10.0},
+        },
+        "growth": [{"job": "load", "n": 60_000, "size": 32, "seconds": 1.5, "peak_mib": 700.0}],
+    }
+    told = bench.tables(record)
+    assert "**75 %** of that" in told
+    assert "2.0 % of a step" in told
+    assert "did not reach 88.63 %" in told
+    assert "**20.0 times faster**" in told
+    assert "| load | 60,000 | 32 | 1.5 | 40,000 | 700 |" in told
+
+
+def test_lite_takes_batches_of_any_size(tmp_path):
+    litert = pytest.importorskip("ai_edge_litert.interpreter")
+    cc.export("custom_cnn", tmp_path / "cnn.tflite")
+    ask = bench.lite(litert.Interpreter(str(tmp_path / "cnn.tflite")))
+    pixels = np.random.default_rng(0).uniform(0, 255, (5, 32, 32, 3)).astype("float32")
+    assert ask(pixels).shape == (5, 10)
+    np.testing.assert_allclose(ask(pixels[:1]), ask(pixels)[:1], atol=1e-5)
+
+
+def test_unknown_parts_are_refused(capsys, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["bench.py", "speed"])
+    with pytest.raises(SystemExit):
+        bench.main()
+    assert "no part speed; there are share" in capsys.readouterr().err
