@@ -24,7 +24,7 @@ import cifar_compare as cc  # before Keras, because it sets what TensorFlow read
 import keras
 import numpy as np
 from experiments import RECORD as EXPERIMENTS
-from experiments import WIDTHS, short_recipe
+from experiments import WIDTHS, short_recipe, write
 
 from cifar_compare import training
 from cifar_compare.artefacts import NAMES, verify
@@ -97,18 +97,13 @@ def train_published(data, epochs=CAP, folder=RUNS, record=PUBLISHED):
     return history
 
 
-def precision_of(recipe):
-    """The dtype policy that `train` multiplies in on this machine."""
-    return "mixed_bfloat16" if recipe.mixed_precision and training._has_bfloat16() else "float32"
-
-
 def step_seconds(data, recipe, size, widths=WIDTHS):
     """Seconds of one training step of the custom CNN, as `train` takes it."""
     network = cc.build_custom_cnn(0, widths).get_layer("network")
     optimizer = training._optimizer(recipe, 1000)
     optimizer.build(network.trainable_variables)
     batch = next(training._batches(data.train, recipe, 0))
-    with training._precision(network, precision_of(recipe)):
+    with training._precision(network, training._dtype(recipe)):
         trainer = training._trainer(network, size, optimizer, recipe, recipe.enlargements[0])
         return median_seconds(lambda: trainer.train_on_batch(*batch))
 
@@ -118,7 +113,7 @@ def share(data):
     recipe = cc.RECIPES["custom_cnn"]
     shipped = cc.load_model("custom_cnn")
     widths = tuple(shipped.get_layer("network").get_layer(f"conv{block}a").kernel.shape[-1] for block in (1, 2, 3))
-    dtype = precision_of(recipe).removeprefix("mixed_")
+    dtype = training._dtype(recipe).removeprefix("mixed_")
     side = 4096
     matrix = keras.ops.cast(keras.random.normal((side, side), seed=0), dtype)
     product = median_seconds(lambda: float(keras.ops.cast(keras.ops.matmul(matrix, matrix)[0, 0], "float32")))
@@ -238,7 +233,7 @@ def once(job, n, size):
 
 
 def grow(job, n, size):
-    """Do one job on n images at one working size; seconds behind a first short go, and the peak of memory."""
+    """Do one job on n images at one working size; its seconds, the first step's included, and its peak of memory."""
     start = time.perf_counter()
     data = cc.load_cifar10()
     if job != "load":
@@ -291,13 +286,6 @@ def race(data):
 
 
 PARTS = {"share": share, "inference": inference, "exports": exports, "growth": growth, "race": race}
-
-
-def write(path, value):
-    """Write JSON in one step, so that what was there is lost only to what replaces it."""
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value, indent=1) + "\n")
-    partial.replace(path)
 
 
 def table(head, rows):

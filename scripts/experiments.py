@@ -1,4 +1,4 @@
-"""Try ideas for the custom CNN one at a time, at a quarter of a schedule, and say what each was worth.
+"""Try ideas for the custom CNN one at a time, in a short schedule, and say what each was worth.
 
     python scripts/experiments.py [IDEA ...]   train what results/experiments.json lacks; go on where it was stopped
     python scripts/experiments.py --page       write docs/experiments.md from that file
@@ -104,15 +104,22 @@ IDEAS = {
 }
 
 
+def write(path, value):
+    """Write JSON in one step, so that what was there is lost only to what replaces it."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value, indent=1) + "\n")
+    partial.replace(path)
+
+
 def short_recipe(**fields):
     """The custom CNN's recipe in short, or one that differs from it in the given fields."""
     return dataclasses.replace(cc.RECIPES["custom_cnn"], **(SHORT | fields))
 
 
-def run(name, seed, data, base=None):
-    """Train one idea with one seed; its row for the record."""
+def run(name, seed, data, **fields):
+    """Train one idea with one seed, and with further fields for tests; its row for the record."""
     idea = IDEAS[name]
-    recipe = dataclasses.replace(base or short_recipe(), seed=seed, **idea.fields)
+    recipe = short_recipe(**{**fields, **idea.fields, "seed": seed})
     model = cc.build_custom_cnn(seed, WIDTHS)
     if idea.start:
         idea.start(model.get_layer("network"))
@@ -208,9 +215,7 @@ def main():
     for name, seed in missing(rows, given.ideas or IDEAS):
         print(f"{name}, seed {seed}")
         rows.append(run(name, seed, data))
-        partial = RECORD.with_suffix(".partial")
-        partial.write_text(json.dumps(rows, indent=1) + "\n")
-        partial.replace(RECORD)
+        write(RECORD, rows)
 
 
 if __name__ == "__main__":

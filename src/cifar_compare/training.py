@@ -167,7 +167,7 @@ def train(model, data, recipe, folder=None):
 
     done = sum(row["epoch"] > 0 for row in history)
     trainers, size = [], None
-    dtype = "mixed_bfloat16" if recipe.mixed_precision and _has_bfloat16() else "float32"
+    dtype = _dtype(recipe)
     with _precision(network, dtype):
         for epoch in range(done, recipe.epochs):
             if size != recipe.working_size(epoch):
@@ -369,6 +369,11 @@ def _trainer(network, size, optimizer, recipe, interpolation):
 
 def _enlarge(pixels, size, interpolation=INTERPOLATION):
     return pixels if size == ENTRY_SIZE else resize(pixels, size, size < ENTRY_SIZE, interpolation)
+
+
+def _dtype(recipe):
+    """The policy that a network's body is trained in on this machine."""
+    return "mixed_bfloat16" if recipe.mixed_precision and _has_bfloat16() else "float32"
 
 
 @contextlib.contextmanager
