@@ -26,19 +26,20 @@ from cifar_compare import training
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD, PAGE = ROOT / "results" / "experiments.json", ROOT / "docs" / "experiments.md"
-SHORT = {"stages": ((4, 24), (2, 32)), "restart": None, "averaging": (1, 0.08)}
-WIDTHS = (64, 256, 256)
+SHORT = {"stages": ((4, 24), (2, 32)), "averaging": (1, 0.08)}
+WIDTHS = (64, 256, 256)  # half of the recipe's time
 SEEDS = (0, 1, 2)  # of the recipe itself; an idea is run with the first
 
 
 @dataclasses.dataclass(frozen=True)
 class Idea:
-    """One change: of fields of the recipe, or of something in `cifar_compare.training` or of the new network."""
+    """One change: of fields of the recipe, of something in `cifar_compare.training`, or of the new network."""
 
     says: str
     fields: dict = dataclasses.field(default_factory=dict)
     patch: tuple = ()  # (name in `training`, function from what stands there to what replaces it)
     start: object = None  # called with the new network
+    widths: tuple = WIDTHS
 
 
 def _plain_start(network):
@@ -79,6 +80,23 @@ def _mix_up(batches):
     return mixed
 
 
+def _teach(batches):
+    """Let half of every label be what MobileNetV2 answers to the plain image (Hinton et al. 2015, arXiv:1503.02531)."""
+    answers = []
+
+    def taught(split, recipe, epoch=None):
+        if epoch is None:
+            yield from batches(split, recipe)
+            return
+        if not answers:
+            answers.append(cc.evaluate(cc.load_model("mobilenet_v2"), split).probabilities)
+        answered = answers[0][np.random.default_rng((recipe.seed, epoch)).permutation(len(split))]  # as they are drawn
+        for index, (images, labels) in enumerate(batches(split, recipe, epoch)):
+            yield images, (labels + answered[index * recipe.batch_size :][: len(labels)]) / 2
+
+    return taught
+
+
 IDEAS = {
     "recipe": Idea("nothing: the recipe in short"),
     "no-whitening": Idea(
@@ -93,9 +111,11 @@ IDEAS = {
     "random-flip": Idea("mirrored by a coin, not every second epoch", patch=("_batches", _flip_at_random)),
     "no-cutout": Idea("no cutout", {"cutout": 0}),
     "mixup": Idea("mixup in place of cutout", {"cutout": 0}, ("_batches", _mix_up)),
+    "distillation": Idea("half of every label is MobileNetV2's answer to the image", patch=("_batches", _teach)),
     "small-shift": Idea("shifts of up to 2 px, not 4", {"shift": 2}),
     "no-smoothing": Idea("no label smoothing", {"label_smoothing": 0.0}),
     "full-size": Idea("all at 32 px, in about the same time", {"stages": ((4, 32),)}),
+    "wider": Idea("widths 128-384-384, as in the full recipe", widths=(128, 384, 384)),
     "longer": Idea("twice the epochs", {"stages": ((8, 24), (4, 32))}),
     "adamw": Idea(
         "AdamW at 2e-3 with a decay of 0.05, in place of SGD",
@@ -120,7 +140,7 @@ def run(name, seed, data, **fields):
     """Train one idea with one seed, and with further fields for tests; its row for the record."""
     idea = IDEAS[name]
     recipe = short_recipe(**{**fields, **idea.fields, "seed": seed})
-    model = cc.build_custom_cnn(seed, WIDTHS)
+    model = cc.build_custom_cnn(seed, idea.widths)
     if idea.start:
         idea.start(model.get_layer("network"))
     patched = contextlib.nullcontext()

@@ -82,6 +82,20 @@ def test_ideas_change_the_batches_of_a_training_alone(data):
     assert 10 <= mirrored.sum() <= 40
 
 
+def test_distillation_gives_each_image_its_own_answer(data):
+    recipe = experiments.short_recipe(**TINY)
+    right = np.eye(10)[data.train.labels]
+    with mock.patch.object(cc, "load_model"), mock.patch.object(cc, "evaluate") as asked:
+        asked.return_value.probabilities = 0.2 * right + 0.08
+        batches = experiments.IDEAS["distillation"].patch[1](training._batches)
+        for epoch in (0, 1):
+            for (_, plain), (_, taught) in zip(
+                training._batches(data.train, recipe, epoch), batches(data.train, recipe, epoch), strict=True
+            ):
+                np.testing.assert_allclose(taught, 0.6 * plain + 0.04, atol=1e-6)
+    assert asked.call_count == 1
+
+
 def test_every_idea_changes_fields_that_a_recipe_has():
     fields = {field.name for field in dataclasses.fields(cc.Recipe)}
     assert all(set(idea.fields) <= fields for idea in experiments.IDEAS.values())
