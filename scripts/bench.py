@@ -241,7 +241,7 @@ def grow(job, n, size):
         # At 32 px the custom CNN, above it MobileNetV2, whose size is what grows.
         model = cc.build_custom_cnn() if size == 32 else cc.build_mobilenet_v2(weights=None, working_size=size)
         name = "custom_cnn" if size == 32 else "mobilenet_v2"
-        recipe = dataclasses.replace(cc.RECIPES[name], stages=((1, size),), restart=None, averaging=None, head_epochs=0)
+        recipe = dataclasses.replace(cc.RECIPES[name], stages=((1, size),), averaging=None, head_epochs=0)
         start = time.perf_counter()
         if job == "train":
             with tempfile.TemporaryDirectory() as folder:

@@ -63,11 +63,7 @@ def looks_sentence():
         figures = " and ".join(percent(accuracy) for accuracy in earlier)
         replaced += [f"{figures} % ({TITLES[name].split(',')[0]})"] if earlier else []
     before = f" Those that these replaced had {', '.join(replaced)}." if replaced else ""
-    continued = [(name, cc.load_card(name).get("continued_from")) for name in NAMES]
-    notes = "".join(
-        f" The training of `{name}` was not made in one piece: {told['note']}" for name, told in continued if told
-    )
-    return f"The test split was looked at once for each recipe that was released, after it was settled.{before}{notes}"
+    return f"The test split was looked at once for each recipe that was released, after it was settled.{before}"
 
 
 def working_size_sentence():
