@@ -60,7 +60,7 @@ def looks_sentence():
     replaced = []
     for name in NAMES:
         earlier = cc.load_card(name)["earlier_test_accuracies"]
-        figures = " and ".join(percent(accuracy) for accuracy in earlier)
+        figures = ", ".join(percent(accuracy) for accuracy in earlier)
         replaced += [f"{figures} % ({TITLES[name].split(',')[0]})"] if earlier else []
     before = f" Those that these replaced had {', '.join(replaced)}." if replaced else ""
     return f"The test split was looked at once for each recipe that was released, after it was settled.{before}"

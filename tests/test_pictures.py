@@ -450,7 +450,8 @@ def test_equal_maxima_share_the_evidence():
     model = cc.build_custom_cnn()
     network = model.get_layer("network")
     network.get_layer("conv3b").kernel.assign(np.zeros(network.get_layer("conv3b").kernel.shape))
-    network.get_layer("norm3b").beta.assign(np.linspace(0.5, 2, 256))  # the same features in every place
+    beta = network.get_layer("norm3b").beta
+    beta.assign(np.linspace(0.5, 2, beta.shape[0]))  # the same features in every place
     added = evidence_map(model, PIXELS, "cat")
     assert added.size > 1
     np.testing.assert_allclose(added, added.mean(), rtol=1e-4)
