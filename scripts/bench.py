@@ -97,9 +97,9 @@ def train_published(data, epochs=CAP, folder=RUNS, record=PUBLISHED):
     return history
 
 
-def step_seconds(data, recipe, size, widths=WIDTHS):
-    """Seconds of one training step of the custom CNN, as `train` takes it."""
-    network = cc.build_custom_cnn(0, widths).get_layer("network")
+def step_seconds(model, data, recipe, size):
+    """Seconds of one training step, as `train` takes it."""
+    network = model.get_layer("network")
     optimizer = training._optimizer(recipe, 1000)
     optimizer.build(network.trainable_variables)
     batch = next(training._batches(data.train, recipe, 0))
@@ -111,19 +111,18 @@ def step_seconds(data, recipe, size, widths=WIDTHS):
 def share(data):
     """Training throughput against the peak for large matrix products of the same dtype, and what the input costs."""
     recipe = cc.RECIPES["custom_cnn"]
-    shipped = cc.load_model("custom_cnn")
-    widths = tuple(shipped.get_layer("network").get_layer(f"conv{block}a").kernel.shape[-1] for block in (1, 2, 3))
+    model = cc.build_custom_cnn()
     dtype = training._dtype(recipe).removeprefix("mixed_")
     side = 4096
     matrix = keras.ops.cast(keras.random.normal((side, side), seed=0), dtype)
     product = median_seconds(lambda: float(keras.ops.cast(keras.ops.matmul(matrix, matrix)[0, 0], "float32")))
-    step = step_seconds(data, recipe, ENTRY_SIZE, widths)
+    step = step_seconds(model, data, recipe, ENTRY_SIZE)
     batches = training._batches(data.train, recipe, 0)
     return {
         "dtype": dtype,
         "peak_gflops": 2 * side**3 / product / 1e9,
         # Forward, gradient of the pictures and gradient of the weights: three products of a multiplication and a sum.
-        "training_gflops": 3 * 2 * multiply_adds(shipped) * recipe.batch_size / step / 1e9,
+        "training_gflops": 3 * 2 * multiply_adds(model) * recipe.batch_size / step / 1e9,
         "images_per_second": recipe.batch_size / step,
         "input_seconds": median_seconds(lambda: next(batches)),
         "step_seconds": step,
@@ -270,9 +269,9 @@ def race(data):
     theirs = median_seconds(lambda: model.train_on_batch(images, labels), repeats=20)
     steps = epochs * -(-len(data.train) // 32)
     runs = [row for row in json.loads(EXPERIMENTS.read_text()) if row["idea"] == "recipe"]
-    recipe, ours = short_recipe(), 0.0
-    for count, size in recipe.stages:
-        ours += count * -(-len(data.train) // recipe.batch_size) * step_seconds(data, recipe, size)
+    recipe, model = short_recipe(), cc.build_custom_cnn(0, WIDTHS)
+    an_epoch = -(-len(data.train) // recipe.batch_size)
+    ours = sum(count * an_epoch * step_seconds(model, data, recipe, size) for count, size in recipe.stages)
     return {
         "target": TARGET,
         "published_reached": bool(reached),
