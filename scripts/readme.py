@@ -1,4 +1,4 @@
-"""Write the generated parts of README.md from the cards and the recorded predictions.
+"""Write the generated parts of README.md from the cards, the recorded predictions and what else was measured.
 
 python scripts/readme.py
 """
@@ -7,6 +7,7 @@ import json
 import re
 from pathlib import Path
 
+import bench
 import study
 
 import cifar_compare as cc
@@ -151,6 +152,11 @@ def robust_sentence():
     )
 
 
+def bench_tables():
+    """What `make bench` measured last."""
+    return bench.tables(json.loads(bench.RECORD.read_text()))
+
+
 PARTS = {
     "results": results_table,
     "paired": paired_sentence,
@@ -160,6 +166,7 @@ PARTS = {
     "unlike": unlike_table,
     "low_res": findings,
     "robust": robust_sentence,
+    "bench": bench_tables,
 }
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 import cifar_compare as cc
+from cifar_compare.artefacts import NAMES
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +65,18 @@ def test_the_tables_say_ratios_of_what_was_measured():
     assert "did not reach 88.63 %" in told
     assert "**20.0 times faster**" in told
     assert "| load | 60,000 | 32 | 1.5 | 40,000 | 700 |" in told
+
+
+def test_what_is_recorded_is_of_the_shipped_files():
+    record = json.loads(bench.RECORD.read_text())
+    rows = record["inference"] + record["exports"]
+    assert {row["model"] for row in rows} == set(NAMES)
+    assert all(row["sha256"] == cc.load_card(row["model"])["sha256"] for row in rows), "run `make bench` anew"
+
+
+def test_what_is_recorded_agrees_on_every_runtime():
+    for row in json.loads(bench.RECORD.read_text())["inference"]:
+        assert row["apart"] < 1e-4, row
 
 
 def test_lite_takes_batches_of_any_size(tmp_path):
