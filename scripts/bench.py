@@ -96,15 +96,26 @@ def train_published(data, epochs=CAP, folder=RUNS, record=PUBLISHED):
     return history
 
 
-def step_seconds(model, data, recipe, size):
-    """Seconds of one training step, as `train` takes it."""
-    network = model.get_layer("network")
+def step_seconds(network, data, recipe, size, compiled=False):
+    """Seconds of one training step, as `train` takes it, or compiled by XLA."""
     optimizer = training._optimizer(recipe, 1000)
     optimizer.build(network.trainable_variables)
     batch = next(training._batches(data.train, recipe, 0))
     with training._precision(network, training._dtype(recipe)):
         trainer = training._trainer(network, size, optimizer, recipe, recipe.enlargements[0])
+        trainer.jit_compile = compiled
         return median_seconds(lambda: trainer.train_on_batch(*batch))
+
+
+def bare(network, *kinds):
+    """A new network like this one, but without its layers of the given kinds."""
+
+    def call(layer, pixels, **options):
+        return pixels if isinstance(layer, kinds) else layer(pixels, **options)
+
+    clone = keras.models.clone_model(network, call_function=call)
+    clone.get_layer("whiten").kernel.trainable = False
+    return clone
 
 
 def share(data):
@@ -115,8 +126,18 @@ def share(data):
     side = 4096
     matrix = keras.ops.cast(keras.random.normal((side, side), seed=0), dtype)
     product = median_seconds(lambda: float(keras.ops.cast(keras.ops.matmul(matrix, matrix)[0, 0], "float32")))
-    step = step_seconds(model, data, recipe, ENTRY_SIZE)
+    network = model.get_layer("network")
+    step = step_seconds(network, data, recipe, ENTRY_SIZE)
     batches = training._batches(data.train, recipe, 0)
+    norm, gelu = keras.layers.BatchNormalization, keras.layers.Activation
+    plain = dataclasses.replace(recipe, mixed_precision=False)
+    variants = {
+        "without BatchNorm": step_seconds(bare(network, norm), data, recipe, ENTRY_SIZE),
+        "without GELU": step_seconds(bare(network, gelu), data, recipe, ENTRY_SIZE),
+        "without either": step_seconds(bare(network, norm, gelu), data, recipe, ENTRY_SIZE),
+        "all in float32": step_seconds(network, data, plain, ENTRY_SIZE),
+        "compiled by XLA": step_seconds(network, data, recipe, ENTRY_SIZE, compiled=True),
+    }
     return {
         "dtype": dtype,
         "peak_gflops": 2 * side**3 / product / 1e9,
@@ -125,6 +146,7 @@ def share(data):
         "images_per_second": recipe.batch_size / step,
         "input_seconds": median_seconds(lambda: next(batches)),
         "step_seconds": step,
+        "variants": variants,
     }
 
 
@@ -252,7 +274,9 @@ def grow(job, n, size):
 
 def peak_mib():
     """Peak memory of this process, MiB; `resource` would count its parent's too, from which it was forked."""
-    status = Path("/proc/self/status").read_text()
+    if not (path := Path("/proc/self/status")).exists():
+        raise SystemExit("the part growth reads /proc/self/status, which only Linux has; name the other parts")
+    status = path.read_text()
     return int(status.split("VmHWM:")[1].split()[0]) / 1024
 
 
@@ -275,7 +299,8 @@ def race(data):
     runs = [row for row in json.loads(EXPERIMENTS.read_text()) if row["idea"] == "recipe"]
     recipe, model = short_recipe(), cc.build_custom_cnn(0, WIDTHS)
     an_epoch = -(-len(data.train) // recipe.batch_size)
-    ours = sum(count * an_epoch * step_seconds(model, data, recipe, size) for count, size in recipe.stages)
+    network = model.get_layer("network")
+    ours = sum(count * an_epoch * step_seconds(network, data, recipe, size) for count, size in recipe.stages)
     return {
         "target": TARGET,
         "published_reached": bool(reached),
@@ -315,7 +340,9 @@ def tables(record):
             f"training the CNN at 32 px {part['training_gflops']:.0f} GFLOP/s, "
             f"**{100 * part['training_gflops'] / part['peak_gflops']:.0f} %** of that, at "
             f"{part['images_per_second']:.0f} images a second. Preparing a batch takes "
-            f"{100 * part['input_seconds'] / part['step_seconds']:.1f} % of a step."
+            f"{100 * part['input_seconds'] / part['step_seconds']:.1f} % of a step. In place of "
+            f"{part['step_seconds']:.2f} s a step takes "
+            f"{', '.join(f'{seconds:.2f} s {how}' for how, seconds in part['variants'].items())}."
         )
     if part := record.get("inference"):
         head = ["model", "on", "one picture, ms", "pictures a second", "largest difference of a probability"]

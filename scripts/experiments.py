@@ -19,10 +19,11 @@ from unittest import mock
 import cifar_compare as cc  # before Keras, because it sets what TensorFlow reads when it is imported
 
 # isort: split
+import keras
 import numpy as np
 from scipy import stats
 
-from cifar_compare import training
+from cifar_compare import models, training
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD, PAGE = ROOT / "results" / "experiments.json", ROOT / "docs" / "experiments.md"
@@ -40,6 +41,7 @@ class Idea:
     patch: tuple = ()  # (name in `training`, function from what stands there to what replaces it)
     start: object = None  # called with the new network
     widths: tuple = WIDTHS
+    build: object = cc.build_custom_cnn  # called with the seed and the widths
 
 
 def _plain_start(network):
@@ -97,6 +99,65 @@ def _teach(batches):
     return taught
 
 
+class _Muon(training._SGD):
+    """SGD for all but the 3×3 kernels, whose steps have one length in every direction (Jordan 2024, "Muon").
+
+    As in airbench94's variant, a kernel's norm is held at the root of its outputs, and 3 iterations do.
+    """
+
+    newton_schulz = keras.optimizers.Muon().zeropower_via_newtonschulz5
+
+    def update_step(self, gradient, variable, learning_rate):
+        if len(variable.shape) != 4:
+            super().update_step(gradient, variable, learning_rate)
+            return
+        ops, outputs = keras.ops, variable.shape[-1]
+        momentum = self.momentums[self._get_variable_index(variable)]
+        gathered = self.momentum * momentum + gradient
+        self.assign(momentum, gathered)
+        direction = ops.reshape(gradient + self.momentum * gathered, (-1, outputs))
+        step = ops.reshape(self.newton_schulz(direction, 3), variable.shape)
+        # Its 0.24 at 2,000 images a step is 0.12 at 500, a fifth of the recipe's peak.
+        kernel = variable - 0.2 * learning_rate * step
+        self.assign(variable, kernel * ops.sqrt(outputs / ops.sum(kernel**2)))
+
+
+def _step_evenly(_):
+    def optimizer(recipe, steps):
+        schedule = training._schedule(recipe, steps)
+        options = {"momentum": recipe.momentum, "nesterov": True, "weight_decay": recipe.weight_decay}
+        return _Muon(schedule, recipe.bias_factor, **options)
+
+    return optimizer
+
+
+def _build_deeper(seed, widths):
+    """The CNN with a third convolution in each block and a way around its last two, as airbench96's blocks have."""
+    kept = {}
+
+    def call(layer, x, **options):
+        if layer.name.endswith("b") and isinstance(layer, keras.layers.Activation):
+            block = layer.name[-2]
+            width = x.shape[-1]
+            conv = keras.layers.Conv2D(width, 3, padding="same", use_bias=False, name=f"conv{block}c")
+            norm = keras.layers.BatchNormalization(scale=False, momentum=0.8, name=f"norm{block}c")
+            around = keras.layers.Add(name=f"add{block}")
+            x = around([norm(conv(layer(x))), kept[block]])
+            return keras.layers.Activation("gelu", name=f"gelu{block}c")(x)
+        made = layer(x, **options)
+        if layer.name.endswith("a"):
+            kept[layer.name[-2]] = made
+        return made
+
+    keras.utils.set_random_seed(seed)
+    network = keras.models.clone_model(cc.build_custom_cnn(seed, widths).get_layer("network"), call_function=call)
+    network.get_layer("whiten").kernel.trainable = False
+    for layer in network.layers:
+        if layer.name.startswith("conv"):
+            models._start_as_identity(layer)
+    return models.behind_entry(network, models.ENTRY_SIZE, "custom_cnn")
+
+
 IDEAS = {
     "recipe": Idea("nothing: the recipe in short"),
     "no-whitening": Idea(
@@ -121,6 +182,8 @@ IDEAS = {
         "AdamW at 2e-3 with a decay of 0.05, in place of SGD",
         {"optimizer": "adamw", "learning_rate": 2e-3, "weight_decay": 0.05},
     ),
+    "deeper": Idea("a third convolution in each block, a way around the last two", build=_build_deeper),
+    "muon": Idea("Muon for the 3×3 kernels, SGD for the rest", patch=("_optimizer", _step_evenly)),
 }
 
 
@@ -140,7 +203,7 @@ def run(name, seed, data, **fields):
     """Train one idea with one seed, and with further fields for tests; its row for the record."""
     idea = IDEAS[name]
     recipe = short_recipe(**{**fields, **idea.fields, "seed": seed})
-    model = cc.build_custom_cnn(seed, idea.widths)
+    model = idea.build(seed, idea.widths)
     if idea.start:
         idea.start(model.get_layer("network"))
     patched = contextlib.nullcontext()

@@ -5,6 +5,7 @@ import json
 from unittest import mock
 
 import experiments
+import keras
 import numpy as np
 import pytest
 
@@ -94,6 +95,40 @@ def test_distillation_gives_each_image_its_own_answer(data):
             ):
                 np.testing.assert_allclose(taught, 0.6 * plain + 0.04, atol=1e-6)
     assert asked.call_count == 1
+
+
+def test_the_deeper_network_starts_as_the_identity_around_more_layers():
+    usual, deeper = (
+        build(0, (8, 16, 16)).get_layer("network") for build in (cc.build_custom_cnn, experiments.IDEAS["deeper"].build)
+    )
+    assert deeper.count_params() - usual.count_params() == sum(9 * width**2 + 3 * width for width in (8, 16, 16))
+    assert np.array_equal(deeper.get_layer("conv2c").kernel.numpy()[1, 1], np.eye(16, dtype="float32"))
+    assert len(deeper.trainable_weights) == len(usual.trainable_weights) + 6
+    assert deeper.get_layer("add3").input[1] is deeper.get_layer("gelu3a").output
+
+
+def test_muon_moves_kernels_evenly_and_the_rest_as_sgd_does():
+    network = cc.build_custom_cnn(0, (8, 16, 16)).get_layer("network")
+    kernel, bias = network.get_layer("conv2b").kernel, network.get_layer("norm2b").beta
+    kernel.assign(kernel * 4 / np.linalg.norm(kernel))
+    recipe = experiments.short_recipe()
+    before, random = (kernel.numpy(), bias.numpy()), np.random.default_rng(0)
+    gradients = [keras.ops.convert_to_tensor(random.normal(size=v.shape).astype("float32")) for v in (kernel, bias)]
+    moved = []
+    for make in (training._optimizer, experiments.IDEAS["muon"].patch[1](training._optimizer)):
+        optimizer = make(recipe, 100)
+        optimizer.build([kernel, bias])
+        optimizer.iterations.assign(10)
+        optimizer.apply(gradients)
+        rate = float(optimizer.learning_rate)
+        moved.append((kernel.numpy() - before[0], bias.numpy() - before[1]))
+        kernel.assign(before[0])
+        bias.assign(before[1])
+    (_, by_sgd), (step, by_muon) = moved
+    np.testing.assert_allclose(by_muon, by_sgd, rtol=1e-5)
+    assert np.linalg.norm(before[0] + step) == pytest.approx(4, rel=1e-5)
+    lengths = np.linalg.svd(step.reshape(-1, 16), compute_uv=False) / (0.2 * rate)
+    assert 0.4 < lengths.min() <= lengths.max() < 1.4
 
 
 def test_every_idea_changes_fields_that_a_recipe_has():
