@@ -335,14 +335,17 @@ def tables(record):
             f"**{part['published_minutes'] / part['ours_minutes']:.1f} times faster**."
         )
     if part := record.get("share"):
+        reached = part["training_gflops"] / part["peak_gflops"]
         told.append(
             f"**Share of the machine.** Large {part['dtype']} matrix products reach {part['peak_gflops']:.0f} GFLOP/s; "
             f"training the CNN at 32 px {part['training_gflops']:.0f} GFLOP/s, "
-            f"**{100 * part['training_gflops'] / part['peak_gflops']:.0f} %** of that, at "
+            f"**{100 * reached:.0f} %** of that, at "
             f"{part['images_per_second']:.0f} images a second. Preparing a batch takes "
             f"{100 * part['input_seconds'] / part['step_seconds']:.1f} % of a step. In place of "
             f"{part['step_seconds']:.2f} s a step takes "
-            f"{', '.join(f'{seconds:.2f} s {how}' for how, seconds in part['variants'].items())}."
+            f"{', '.join(f'{seconds:.2f} s {how}' for how, seconds in part['variants'].items())}. Without either "
+            f"it would thus reach {100 * reached * part['step_seconds'] / part['variants']['without either']:.0f} % of "
+            "the peak: the rest of a step is BatchNorm and GELU, which work value by value, not by matrix products."
         )
     if part := record.get("inference"):
         head = ["model", "on", "one picture, ms", "pictures a second", "largest difference of a probability"]
@@ -377,7 +380,7 @@ def tables(record):
             ]
             for row in part
         ]
-        told.append("**Growth**\n\n" + table(head, rows))
+        told.append("**Growth.** Time grows with the images, memory does not.\n\n" + table(head, rows))
     return "\n\n".join(told)
 
 

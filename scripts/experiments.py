@@ -55,6 +55,15 @@ def _learn_first_layer(network):
     network.get_layer("whiten").kernel.trainable = True
 
 
+def _activate_by(name):
+    def start(network):
+        for layer in network.layers:
+            if isinstance(layer, keras.layers.Activation):
+                layer.activation = keras.activations.get(name)
+
+    return start
+
+
 def _flip_at_random(batches):
     def flipped(split, recipe, epoch=None):
         for index, (images, labels) in enumerate(batches(split, recipe, epoch)):
@@ -166,6 +175,8 @@ IDEAS = {
         start=_learn_first_layer,
     ),
     "no-identity": Idea("3×3 kernels start at random, none as the identity", start=_plain_start),
+    "relu": Idea("ReLU in place of GELU", start=_activate_by("relu")),
+    "silu": Idea("SiLU in place of GELU", start=_activate_by("silu")),
     "equal-rates": Idea("biases learn no faster than weights", {"bias_factor": 1.0}),
     "no-decay": Idea("no weight decay", {"weight_decay": 0.0}),
     "no-averaging": Idea("the last epoch goes down to zero, nothing is averaged", {"averaging": None}),

@@ -55,7 +55,7 @@ def test_the_tables_say_ratios_of_what_was_measured():
         "hardware": "2 cores",
         "share": {
             **{"dtype": "float32", "peak_gflops": 200.0, "training_gflops": 150.0, "images_per_second": 100.0},
-            **{"input_seconds": 0.1, "step_seconds": 5.0, "variants": {"without GELU": 4.0, "in tea": 6.0}},
+            **{"input_seconds": 0.1, "step_seconds": 5.0, "variants": {"without either": 4.0, "in tea": 6.0}},
         },
         "race": {
             **{"target": 0.8863, "published_reached": False, "published_epochs": 40, "published_best": 0.87},
@@ -65,7 +65,8 @@ def test_the_tables_say_ratios_of_what_was_measured():
     }
     told = bench.tables(record)
     assert "**75 %** of that" in told
-    assert "2.0 % of a step. In place of 5.00 s a step takes 4.00 s without GELU, 6.00 s in tea." in told
+    assert "2.0 % of a step. In place of 5.00 s a step takes 4.00 s without either, 6.00 s in tea." in told
+    assert "it would thus reach 94 % of the peak" in told
     assert "did not reach 88.63 %" in told
     assert "**20.0 times faster**" in told
     assert "| load | 60,000 | 32 | 1.5 | 40,000 | 700 |" in told
@@ -98,6 +99,15 @@ def test_what_is_recorded_is_of_the_shipped_files():
 def test_what_is_recorded_agrees_on_every_runtime():
     for row in json.loads(bench.RECORD.read_text())["inference"]:
         assert row["apart"] < 1e-4, row
+
+
+@pytest.mark.parametrize("job", ["train", "evaluate"])
+def test_what_is_recorded_grows_with_the_images_in_time_alone(job):
+    rows = [row for row in json.loads(bench.RECORD.read_text())["growth"] if (row["job"], row["size"]) == (job, 32)]
+    few, *_, most = sorted((row["n"], row["seconds"], row["peak_mib"]) for row in rows)
+    assert most[0] == 9 * few[0]
+    assert 6 < most[1] / few[1] < 10  # the first step's compilation weighs more in few images
+    assert most[2] == pytest.approx(few[2], rel=0.1)
 
 
 def test_lite_takes_batches_of_any_size(tmp_path):

@@ -63,6 +63,14 @@ def test_kernels_start_at_random_where_that_is_the_idea():
     assert np.std(kernel) == pytest.approx(np.sqrt(1 / 3 / (9 * 16)), rel=0.1)
 
 
+def test_another_activation_takes_gelu_s_place():
+    network = cc.build_custom_cnn(0, (8, 16, 16)).get_layer("network")
+    experiments.IDEAS["relu"].start(network)
+    grey = np.full((1, 32, 32, 3), 118, "float32") + np.random.default_rng(0).normal(size=(1, 32, 32, 3))
+    behind = keras.Model(network.inputs, [network.get_layer(f"gelu{block}b").output for block in (1, 2, 3)])
+    assert all(values.numpy().min() == 0 for values in behind(grey.astype("float32")))
+
+
 def test_ideas_change_the_batches_of_a_training_alone(data):
     recipe = experiments.short_recipe(**TINY)
     for name in ("random-flip", "mixup"):
