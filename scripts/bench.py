@@ -289,8 +289,14 @@ def race(data):
     for path, command in ((PUBLISHED, "bench.py --baseline"), (EXPERIMENTS, "experiments.py recipe")):
         if not path.exists():
             raise SystemExit(f"{path} is missing; run `python scripts/{command}` first (hours)")
-    history = json.loads(PUBLISHED.read_text())["history"]
+    published = json.loads(PUBLISHED.read_text())
+    history, cap = published["history"], published["cap"]
     reached = [row["epoch"] for row in history if row["val_accuracy"] >= TARGET]
+    if not reached and len(history) < cap:
+        raise SystemExit(
+            f"{PUBLISHED} holds {len(history)} of {cap} epochs and none reached {TARGET:.2%}; "
+            "run `python scripts/bench.py --baseline` first, which goes on from there"
+        )
     epochs = reached[0] if reached else len(history)
     model = published_cnn()
     images, labels = data.train.images[:32].astype("float32"), data.train.labels[:32]

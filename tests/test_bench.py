@@ -50,6 +50,14 @@ def test_a_race_without_its_records_says_what_to_run(data, tmp_path, monkeypatch
         bench.race(data)
 
 
+def test_a_race_against_half_a_baseline_is_refused(data, tmp_path, monkeypatch):
+    record = tmp_path / "published.json"
+    record.write_text(json.dumps({"cap": 40, "history": [{"epoch": 1, "val_accuracy": 0.5}]}))
+    monkeypatch.setattr(bench, "PUBLISHED", record)
+    with pytest.raises(SystemExit, match=r"holds 1 of 40 epochs and none reached 88\.63%; run"):
+        bench.race(data)
+
+
 def test_the_tables_say_ratios_of_what_was_measured():
     record = {
         "hardware": "2 cores",
