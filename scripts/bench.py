@@ -386,7 +386,10 @@ def tables(record):
             ]
             for row in part
         ]
-        told.append("**Growth.** Time grows with the images, memory does not.\n\n" + table(head, rows))
+        told.append(
+            "**Growth.** Time grows with the images, memory does not. At 32 px the CNN, above it MobileNetV2.\n\n"
+            + table(head, rows)
+        )
     return "\n\n".join(told)
 
 
