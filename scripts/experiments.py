@@ -131,15 +131,6 @@ class _Muon(training._SGD):
         self.assign(variable, kernel * ops.sqrt(outputs / ops.sum(kernel**2)))
 
 
-def _step_evenly(_):
-    def optimizer(recipe, steps):
-        schedule = training._schedule(recipe, steps)
-        options = {"momentum": recipe.momentum, "nesterov": True, "weight_decay": recipe.weight_decay}
-        return _Muon(schedule, recipe.bias_factor, **options)
-
-    return optimizer
-
-
 def _build_deeper(seed, widths):
     """The CNN with a third convolution in each block and a way around its last two, as airbench96's blocks have."""
     kept = {}
@@ -194,7 +185,7 @@ IDEAS = {
         {"optimizer": "adamw", "learning_rate": 2e-3, "weight_decay": 0.05},
     ),
     "deeper": Idea("a third convolution in each block, a way around the last two", build=_build_deeper),
-    "muon": Idea("Muon for the 3×3 kernels, SGD for the rest", patch=("_optimizer", _step_evenly)),
+    "muon": Idea("Muon for the 3×3 kernels, SGD for the rest", patch=("_SGD", lambda _: _Muon)),
 }
 
 

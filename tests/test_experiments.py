@@ -123,8 +123,10 @@ def test_muon_moves_kernels_evenly_and_the_rest_as_sgd_does():
     before, random = (kernel.numpy(), bias.numpy()), np.random.default_rng(0)
     gradients = [keras.ops.convert_to_tensor(random.normal(size=v.shape).astype("float32")) for v in (kernel, bias)]
     moved = []
-    for make in (training._optimizer, experiments.IDEAS["muon"].patch[1](training._optimizer)):
-        optimizer = make(recipe, 100)
+    place, change = experiments.IDEAS["muon"].patch
+    for kind in (training._SGD, change(training._SGD)):
+        with mock.patch.object(training, place, kind):
+            optimizer = training._optimizer(recipe, 100)
         optimizer.build([kernel, bias])
         optimizer.iterations.assign(10)
         optimizer.apply(gradients)
