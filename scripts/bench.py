@@ -8,6 +8,7 @@ Needs CIFAR-10 and an idle machine. Parts: share, inference, exports, growth, ra
 """
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import os
@@ -96,12 +97,13 @@ def train_published(data, epochs=CAP, folder=RUNS, record=PUBLISHED):
     return history
 
 
-def step_seconds(network, data, recipe, size, compiled=False):
-    """Seconds of one training step, as `train` takes it, or compiled by XLA."""
+def step_seconds(network, data, recipe, size, fused=True, compiled=False):
+    """Seconds of one training step, as `train` takes it, or without its own BatchNorm and GELU, or compiled by XLA."""
     optimizer = training._optimizer(recipe, 1000)
     optimizer.build(network.trainable_variables)
     batch = next(training._batches(data.train, recipe, 0))
-    with training._precision(network, training._dtype(recipe)):
+    faster = training._fused(network) if fused else contextlib.nullcontext()
+    with training._precision(network, training._dtype(recipe)), faster:
         trainer = training._trainer(network, size, optimizer, recipe, recipe.enlargements[0])
         trainer.jit_compile = compiled
         return median_seconds(lambda: trainer.train_on_batch(*batch))
@@ -135,8 +137,9 @@ def share(data):
         "without BatchNorm": step_seconds(bare(network, norm), data, recipe, ENTRY_SIZE),
         "without GELU": step_seconds(bare(network, gelu), data, recipe, ENTRY_SIZE),
         "without either": step_seconds(bare(network, norm, gelu), data, recipe, ENTRY_SIZE),
+        "with BatchNorm and GELU as Keras makes them": step_seconds(network, data, recipe, ENTRY_SIZE, fused=False),
         "all in float32": step_seconds(network, data, plain, ENTRY_SIZE),
-        "compiled by XLA": step_seconds(network, data, recipe, ENTRY_SIZE, compiled=True),
+        "all compiled by XLA": step_seconds(network, data, recipe, ENTRY_SIZE, fused=False, compiled=True),
     }
     return {
         "dtype": dtype,

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import functools
 import itertools
 import json
 import os
@@ -86,7 +87,7 @@ RECIPES = {
         cutout=10,
         mixed_precision=True,
         expected_accuracy=(0.940, 0.953),
-        expected_minutes=95,
+        expected_minutes=75,
     ),
     # Head first, so that its random start does not shake the pretrained features (Kumar et al. 2022, arXiv:2202.10054);
     # the first epochs at 96 px, which take half the time of 128 px, the last at the size the model then works on.
@@ -162,7 +163,7 @@ def train(model, data, recipe, folder=None):
     done = sum(row["epoch"] > 0 for row in history)
     trainers, size = [], None
     dtype = _dtype(recipe)
-    with _precision(network, dtype):
+    with _precision(network, dtype), _fused(network):
         for epoch in range(done, recipe.epochs):
             if size != recipe.working_size(epoch):
                 size = recipe.working_size(epoch)
@@ -345,7 +346,7 @@ def _trainer(network, size, optimizer, recipe, interpolation):
     pixels = keras.Input((32, 32, 3))
     trainer = keras.Model(pixels, logits(_enlarge(pixels, size, interpolation)))
     loss = keras.losses.CategoricalCrossentropy(from_logits=True, label_smoothing=recipe.label_smoothing)
-    # XLA on CPUs was measured at less than half the speed.
+    # XLA's convolutions on CPUs were measured at less than half the speed.
     trainer.compile(optimizer, loss, metrics=["accuracy"], jit_compile="auto" if _has_accelerator() else False)
     return trainer
 
@@ -370,6 +371,53 @@ def _precision(network, dtype):
     finally:
         for layer in body:
             layer.dtype_policy = "float32"
+
+
+@contextlib.contextmanager
+def _fused(network):
+    """Let BatchNorm and activations go over their values once meanwhile, where TensorFlow computes on CPUs.
+
+    Keras makes them of one operation a term, each of which reads and writes all values: they were half of a step.
+    """
+    norms, activations = (
+        [layer for layer in network.layers if isinstance(layer, kind)]
+        for kind in (keras.layers.BatchNormalization, keras.layers.Activation)
+    )
+    usual = [layer.activation for layer in activations]
+    if keras.backend.backend() == "tensorflow" and not _has_accelerator():
+        for layer in activations:
+            layer.activation = _compiled(layer.activation)
+        for layer in norms:
+            layer.call = functools.partial(_normalise, layer)
+    try:
+        yield
+    finally:
+        for layer, activation in zip(activations, usual, strict=True):
+            layer.activation = activation
+        for layer in norms:
+            vars(layer).pop("call", None)
+
+
+@functools.cache
+def _compiled(function):
+    import tensorflow as tf
+
+    return tf.function(function, jit_compile=True)
+
+
+def _normalise(layer, values, training=None, mask=None):
+    """What a BatchNorm layer does, by TensorFlow's operation for the whole of it."""
+    if not (training and layer.trainable):
+        return type(layer).call(layer, values, training, mask)
+    import tensorflow as tf
+
+    shift = keras.ops.cast(layer.beta, "float32")
+    scale = keras.ops.cast(layer.gamma, "float32") if layer.scale else keras.ops.ones_like(shift)
+    # Its variance is the unbiased one, n / (n - 1) times Keras's: of 4,500 values or more, as good as the same.
+    normalised, *measured = tf.compat.v1.nn.fused_batch_norm(values, scale, shift, epsilon=layer.epsilon)
+    for moving, value in zip((layer.moving_mean, layer.moving_variance), measured, strict=True):
+        moving.assign(moving * layer.momentum + value * (1 - layer.momentum))
+    return normalised
 
 
 def _hardware():
