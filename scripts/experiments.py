@@ -1,7 +1,7 @@
 """Try ideas for the custom CNN one at a time, in a short schedule, and say what each was worth.
 
     python scripts/experiments.py [IDEA ...]   train what results/experiments.json lacks; go on where it was stopped
-    python scripts/experiments.py --page       write docs/experiments.md from that file
+    python scripts/experiments.py --page       write docs/experiments.md from that file and results/full_runs.json
 
 Measured on the validation split. Every run differs in one thing from the recipe in short, which is run with three
 seeds: their spread is the noise that an idea has to get out of.
@@ -24,9 +24,11 @@ import numpy as np
 from scipy import stats
 
 from cifar_compare import models, training
+from cifar_compare.evaluation import proportion_interval
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD, PAGE = ROOT / "results" / "experiments.json", ROOT / "docs" / "experiments.md"
+FULL = ROOT / "results" / "full_runs.json"  # trainings that took as long as the recipe itself, added by hand
 SHORT = {"stages": ((4, 24), (2, 32)), "averaging": (1, 0.08)}
 WIDTHS = (64, 256, 256)  # half of the recipe's time
 SEEDS = (0, 1, 2)  # of the recipe itself; an idea is run with the first
@@ -242,8 +244,8 @@ def noise(accuracies):
     return float(stats.t.ppf(0.975, n - 1) * np.std(accuracies, ddof=1) * np.sqrt(1 + 1 / n))
 
 
-def page(rows):
-    """The table of what each idea was worth, in Markdown."""
+def page(rows, full):
+    """The tables of what each idea was worth in short, and of what was tried in full, in Markdown."""
     of = {name: [row for row in rows if row["idea"] == name] for name in IDEAS}
     own = [row["val_accuracy"] for row in of["recipe"]]
     if len(own) < len(SEEDS):
@@ -257,7 +259,8 @@ def page(rows):
     lines = [
         "# What each idea was worth",
         "",
-        "Written by `python scripts/experiments.py --page` from `results/experiments.json`; do not edit by hand.",
+        "Written by `python scripts/experiments.py --page` from `results/experiments.json` and "
+        "`results/full_runs.json`; do not edit by hand.",
         "",
         f"Each row changes one thing in the custom CNN's recipe in short ({stages}, widths "
         f"{'-'.join(map(str, WIDTHS))}) and is measured on the {first['validation_images']:,} validation images. "
@@ -280,6 +283,26 @@ def page(rows):
         )
     if left := [name for name, rows_of in of.items() if not rows_of]:
         lines += ["", f"Not run yet: {'; '.join(IDEAS[name].says for name in left)}."]
+    lines += [
+        "",
+        "## In full",
+        "",
+        "What was trained in the time that is allowed, one seed each. The last column is there where the test split "
+        "was looked at, after the training and its validation.",
+        "",
+        "| recipe | epochs | min | training accuracy, % | validation accuracy, % | test accuracy, % |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in full:
+        measured = [
+            "{:.2f} [{:.2f}, {:.2f}]".format(*(100 * x for x in (share, *proportion_interval(round(share * n), n))))
+            for share, n in ((row["val_accuracy"], row["validation_images"]), (row["test_accuracy"], 10_000))
+            if share is not None
+        ]
+        lines.append(
+            f"| {row['says']} | {row['epochs']} | {row['seconds'] / 60:.0f} | {100 * row['accuracy']:.2f} "
+            f"| {' | '.join([*measured, ''][:2])} |"
+        )
     machines = dict.fromkeys(row["hardware"] for row in rows)
     return "\n".join([*lines, "", f"Machine: {'; '.join(machines)}.", ""])
 
@@ -294,7 +317,7 @@ def main():
     rows = json.loads(RECORD.read_text()) if RECORD.exists() else []
     if given.page:
         PAGE.parent.mkdir(exist_ok=True)
-        PAGE.write_text(page(rows))
+        PAGE.write_text(page(rows, json.loads(FULL.read_text())))
         return
     data = cc.load_cifar10()
     for name, seed in missing(rows, given.ideas or IDEAS):
