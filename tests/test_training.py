@@ -329,6 +329,9 @@ def test_what_is_fused_computes_the_same_and_comes_undone(name, data):
     for plain, fused in zip(*outcomes, strict=True):
         # Variances are unbiased where fused: of 450 values in the last maps, 0.2 % greater.
         np.testing.assert_allclose(fused, plain, rtol=5e-3, atol=1e-4)
+    if norms[-1].trainable:
+        plain, fused = (outcome[-1] - norms[-1].momentum for outcome in outcomes)
+        np.testing.assert_allclose(fused / plain, 450 / 449, rtol=2e-4)
     assert [layer.activation for layer in activations] == usual
     assert not any("call" in vars(layer) for layer in norms)
 
