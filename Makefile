@@ -7,7 +7,7 @@ absolute = $(shell $(PYTHON) -c 'import os, sys; print(os.path.abspath(sys.argv[
 $(foreach name,CIFAR10_DIR CIFAR10H_COUNTS CIFAR10_LABEL_ERRORS MOBILENET_V2_WEIGHTS CIFAR_COMPARE_MODELS CIFAR_COMPARE_IMAGES,\
   $(if $($(name)),$(eval export $(name) := $(call absolute,$($(name))))))
 .DEFAULT_GOAL := help
-.PHONY: help setup compare test train experiments bench results lock fuzz clean
+.PHONY: help setup compare test train seeds experiments bench results lock fuzz clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 13
@@ -35,6 +35,11 @@ test: setup  ## lint, unit tests, and the notebooks under nbval as they are show
 train: setup  ## train the models anew and ship them (hours; resumes where it was interrupted)
 	$(BIN)/python scripts/train.py custom_cnn mobilenet_v2 mobilenet_v2_robust
 	$(MAKE) results
+
+seeds: setup  ## train either recipe with two more seeds and note on the cards how far they spread (hours; resumes)
+	$(BIN)/python scripts/seeds.py custom_cnn 1 2
+	$(BIN)/python scripts/seeds.py mobilenet_v2 1 2
+	$(BIN)/python scripts/readme.py
 
 experiments: setup  ## try ideas for the CNN one at a time, into docs/experiments.md (hours; goes on where it stopped)
 	$(BIN)/python scripts/experiments.py

@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import bench
+import seeds
 import study
 
 import cifar_compare as cc
@@ -54,6 +55,12 @@ def paired_sentence():
         f"(95 % interval {100 * low:+.2f} to {100 * high:+.2f}; McNemar's exact test, {p_value}): it alone is right on "
         f"{paired.only_a} images, the CNN alone on {paired.only_b}."
     )
+
+
+def seeds_sentence():
+    """How far the test accuracy of either recipe spreads with its seed."""
+    told = [f"of the {TITLES[name].split(',')[0]}'s recipe {seeds.spread(cc.load_card(name))}" for name in NAMES]
+    return f"On the test split, {'; '.join(told)}."
 
 
 def looks_sentence():
@@ -160,6 +167,7 @@ def bench_tables():
 PARTS = {
     "results": results_table,
     "paired": paired_sentence,
+    "seeds": seeds_sentence,
     "looks": looks_sentence,
     "working_size": working_size_sentence,
     "entry": entry_table,

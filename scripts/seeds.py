@@ -1,0 +1,67 @@
+"""Train a released recipe with further seeds, and note on its card how far they spread.
+
+    python scripts/seeds.py NAME SEED [SEED ...] [--runs runs]
+
+A seed decides the initial weights, the order of the images and the augmentation. Resumes where an earlier call was
+interrupted. The recipe is settled when this runs; the test split is looked at once for each seed.
+"""
+
+import argparse
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+
+import cifar_compare as cc
+from cifar_compare.training import _as_json
+
+MODELS = Path(__file__).resolve().parents[1] / "models"
+
+
+def spread(card):
+    """In words, what the seeds of a card's recipe had on the test split; that there is but one, where it is so."""
+    accuracies = [card["test"]["accuracy"], *(row["test_accuracy"] for row in card.get("seeds", []))]
+    percents = 100 * np.array(accuracies)
+    if len(percents) < 2:
+        return "one seed was trained in full"
+    return (
+        f"{len(percents)} seeds have a mean of {percents.mean():.2f} %, a standard deviation of "
+        f"{percents.std(ddof=1):.2f} points, and lie between {percents.min():.2f} and {percents.max():.2f} %"
+    )
+
+
+def add(name, seed, data, runs):
+    """Train with one more seed, measure, and put the row onto the card, in place of an earlier one of that seed."""
+    path, recipe = MODELS / f"{name}.json", cc.RECIPES[name]
+    released = json.loads(path.read_text())["recipe"]
+    if seed == released["seed"]:
+        raise SystemExit(f"seed {seed} is the released one; give others")
+    if any(released.get(field) != value for field, value in _as_json(recipe).items()):
+        raise SystemExit(f"{path} tells of another recipe; run `python scripts/train.py {name}` and measure it first")
+    build = {"custom_cnn": cc.build_custom_cnn}.get(name, cc.build_mobilenet_v2)
+    model = build(seed=seed)
+    history = cc.train(model, data, dataclasses.replace(recipe, seed=seed), Path(runs) / f"{name}-seed{seed}")
+    row = {
+        "seed": seed,
+        "validation_accuracy": cc.evaluate(model, data.validation).accuracy,
+        "test_accuracy": cc.evaluate(model, data.test).accuracy,
+        "seconds": sum(epoch["seconds"] for epoch in history),
+        "hardware": history[-1]["hardware"],
+    }
+    card = json.loads(path.read_text())  # anew, because hours have passed
+    others = [other for other in card.get("seeds", []) if other["seed"] != seed]
+    card["seeds"] = sorted([*others, row], key=lambda other: other["seed"])
+    path.write_text(json.dumps(card, indent=1) + "\n")
+    return row
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("name", choices=list(cc.RECIPES))
+    parser.add_argument("seeds", nargs="+", type=int, metavar="SEED")
+    parser.add_argument("--runs", default="runs", help="folder of the checkpoints (default: %(default)s)")
+    given = parser.parse_args()
+    cifar10 = cc.load_cifar10()
+    for each in given.seeds:
+        print(add(given.name, each, cifar10, given.runs))
