@@ -287,8 +287,9 @@ def page(rows, full):
         "",
         "## In full",
         "",
-        "What was trained in the time that is allowed, one seed each. The last column is there where the test split "
-        "was looked at, after the training and its validation.",
+        "What was trained in the time that is allowed, one seed each. Training and validation accuracy are those of "
+        "the last epoch, in the precision of the training. The last column is there where the test split was "
+        "looked at, after the training and its validation.",
         "",
         "| recipe | epochs | min | training accuracy, % | validation accuracy, % | test accuracy, % |",
         "| --- | --- | --- | --- | --- | --- |",

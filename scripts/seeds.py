@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from experiments import write
 
 import cifar_compare as cc
 from cifar_compare.training import _as_json
@@ -24,10 +25,10 @@ def spread(card):
     accuracies = [card["test"]["accuracy"], *(row["test_accuracy"] for row in card.get("seeds", []))]
     percents = 100 * np.array(accuracies)
     if len(percents) < 2:
-        return "one seed was trained in full"
+        return "only one seed was trained so far"
     return (
-        f"{len(percents)} seeds have a mean of {percents.mean():.2f} %, a standard deviation of "
-        f"{percents.std(ddof=1):.2f} points, and lie between {percents.min():.2f} and {percents.max():.2f} %"
+        f"mean {percents.mean():.2f} %, standard deviation {percents.std(ddof=1):.2f} points, "
+        f"range {percents.min():.2f} to {percents.max():.2f} % ({len(percents)} seeds)"
     )
 
 
@@ -39,8 +40,7 @@ def add(name, seed, data, runs):
         raise SystemExit(f"seed {seed} is the released one; give others")
     if any(released.get(field) != value for field, value in _as_json(recipe).items()):
         raise SystemExit(f"{path} tells of another recipe; run `python scripts/train.py {name}` and measure it first")
-    build = {"custom_cnn": cc.build_custom_cnn}.get(name, cc.build_mobilenet_v2)
-    model = build(seed=seed)
+    model = cc.build_custom_cnn(seed) if name == "custom_cnn" else cc.build_mobilenet_v2(seed=seed)
     history = cc.train(model, data, dataclasses.replace(recipe, seed=seed), Path(runs) / f"{name}-seed{seed}")
     row = {
         "seed": seed,
@@ -52,7 +52,7 @@ def add(name, seed, data, runs):
     card = json.loads(path.read_text())  # anew, because hours have passed
     others = [other for other in card.get("seeds", []) if other["seed"] != seed]
     card["seeds"] = sorted([*others, row], key=lambda other: other["seed"])
-    path.write_text(json.dumps(card, indent=1) + "\n")
+    write(path, card)
     return row
 
 

@@ -53,9 +53,7 @@ def test_the_released_seed_and_another_recipe_are_refused(card, tmp_path):
 
 def test_the_spread_is_that_of_all_seeds():
     told = {"test": {"accuracy": 0.95}}
-    assert seeds.spread(told) == "one seed was trained in full"
+    assert seeds.spread(told) == "only one seed was trained so far"
     told["seeds"] = [{"test_accuracy": 0.953}, {"test_accuracy": 0.944}]
     # Mean 0.949; deviations 0.1, 0.4 and -0.5 points: the root of 0.42 / 2.
-    assert seeds.spread(told) == (
-        "3 seeds have a mean of 94.90 %, a standard deviation of 0.46 points, and lie between 94.40 and 95.30 %"
-    )
+    assert seeds.spread(told) == ("mean 94.90 %, standard deviation 0.46 points, range 94.40 to 95.30 % (3 seeds)")
