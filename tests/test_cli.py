@@ -7,6 +7,7 @@ import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -315,7 +316,16 @@ def test_no_room_to_write_is_told_in_a_line(models_folder):
     with open("/dev/full", "w") as full:
         run = subprocess.run([*COMMAND, "models"], stdout=full, stderr=subprocess.PIPE, text=True, env=environment)
     assert (run.returncode, run.stderr.splitlines()) == (2, [run.stderr.strip()])
-    assert "No space left" in run.stderr
+    assert "cannot write the answers: [Errno 28] No space left" in run.stderr
+
+
+def test_a_file_that_cannot_be_opened_is_told_by_its_name(models_folder, monkeypatch, capfd):
+    def refuse(name):
+        Path("/no/such/file").read_bytes()
+
+    monkeypatch.setattr("cifar_compare.artefacts.load_card", refuse)
+    assert main(["models"]) == 2
+    assert capfd.readouterr().err == "cifar-compare: [Errno 2] No such file or directory: '/no/such/file'\n"
 
 
 def test_any_name_can_be_told_in_any_locale(tmp_path, models_folder):

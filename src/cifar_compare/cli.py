@@ -38,7 +38,8 @@ def main(arguments=None):
         # What is still buffered for a reader that has gone would raise once more when Python ends.
         if sys.stdout is not None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141 if isinstance(error, BrokenPipeError) else _complain(f"cannot write the answers: {error}", 2)
+        told = error if error.filename else f"cannot write the answers: {error}"  # only opened files have a name
+        return 141 if isinstance(error, BrokenPipeError) else _complain(told, 2)
 
 
 def _parser():
