@@ -311,6 +311,33 @@ def test_what_remains_is_the_mean_of_the_weights_with_statistics_of_its_own(data
     assert norm.momentum == 0.8
 
 
+def test_the_hardware_names_accelerators_first(monkeypatch):
+    usual = training._hardware()
+    assert usual.startswith(f"{os.cpu_count()} cores, ")
+    monkeypatch.setattr(keras.distribution, "list_devices", lambda: ["cpu:0", "gpu:0", "gpu:1"])
+    assert training._hardware() == f"gpu:0 and gpu:1 on tensorflow, {usual}"
+
+
+ON_JAX = """
+import os
+os.environ["KERAS_BACKEND"] = "jax"
+from cifar_compare.training import _Mean
+import keras
+weight = keras.Variable([1.0, 2.0])
+mean = _Mean([weight])
+mean.update()
+mean.assign()
+weight.value.delete()  # as a compiled step does with the arrays that it was given, on a GPU
+assert mean.means[0].numpy().tolist() == [1.0, 2.0]
+"""
+
+
+def test_the_mean_of_the_weights_outlives_them_on_jax():
+    pytest.importorskip("jax")
+    done = subprocess.run([sys.executable, "-c", ON_JAX], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("name", SMOKE)
 def test_what_is_fused_computes_the_same_and_comes_undone(name, data):
     network = build(name).get_layer("network")

@@ -230,7 +230,8 @@ class _Mean:
 
     def assign(self):
         for mean, variable in zip(self.means, self.averaged, strict=True):
-            variable.assign(mean)
+            # Not the mean's own array, which JAX would take away from both with the next step.
+            variable.assign(mean.numpy())
 
 
 def _measure_statistics(trainer, network, batches):
@@ -422,9 +423,10 @@ def _normalise(layer, values, training=None, mask=None):
 
 def _hardware():
     """What this runs on, in a line."""
+    beside = f"{' and '.join(_accelerators())} on {keras.backend.backend()}, " if _has_accelerator() else ""
     names = [line.partition(":")[2].strip() for line in _processor() if line.startswith("model name")]
     widest = next((flag for flag in ("avx512f", "avx2") if flag in " ".join(_processor()).split()), "")
-    return f"{os.cpu_count()} cores, {names[0] if names else platform.processor()} {widest}".strip()
+    return f"{beside}{os.cpu_count()} cores, {names[0] if names else platform.processor()} {widest}".strip()
 
 
 def _has_bfloat16():
@@ -437,7 +439,11 @@ def _processor():
 
 
 def _has_accelerator():
-    return any(not device.startswith("cpu") for device in keras.distribution.list_devices())
+    return bool(_accelerators())
+
+
+def _accelerators():
+    return [device for device in keras.distribution.list_devices() if not device.startswith("cpu")]
 
 
 def _whiten(network, images):
