@@ -37,11 +37,13 @@ def results_table():
         test, recipe = card["test"], card["recipe"]
         low, high = test["interval"]
         epochs = sum(epochs for epochs, _ in recipe["stages"])
+        both = (experiments.trainings(card)[0], seeds.on_two_cores(card))
+        told = dict.fromkeys(f"{row['seconds'] / 60:.0f} on {row['hardware'].split(',')[0]}" for row in both)
         rows.append(
             f"| {TITLES[name]} | **{percent(test['accuracy'])}** [{percent(low)}, {percent(high)}] "
             f"| {test['nll']:.3f} | {percent(test['ece_before_temperature'], 1)} → {percent(test['ece'], 1)} "
             f"| {card['parameters'] / 1e6:.2f} | {card['multiply_adds'] / 1e6:.0f} | {epochs} "
-            f"| {card['training_seconds'] / 60:.0f} |"
+            f"| {'; '.join(told)} |"
         )
     return "\n".join(rows)
 
@@ -59,22 +61,34 @@ def paired_sentence():
 
 
 def seeds_sentence():
-    """How far the test accuracy of either recipe spreads with its seed."""
-    told = [f"{TITLES[name].split(',')[0]}, {seeds.spread(cc.load_card(name))}" for name in NAMES]
-    return f"How far the test accuracy spreads with the seed of a training: {'; '.join(told)}."
+    """How far the validation accuracy of either recipe spreads, and where the released model was trained."""
+    cards = {TITLES[name].split(",")[0]: cc.load_card(name) for name in NAMES}
+    told = [f"{title}, {seeds.spread(card)}" for title, card in cards.items()]
+    elsewhere = []
+    for title, card in cards.items():
+        if (row := seeds.on_two_cores(card))["hardware"] != card["hardware"]:
+            test = f" and {percent(row['test_accuracy'])} % on the test split" if "test_accuracy" in row else ""
+            elsewhere.append(
+                f" The released {title} was trained on {card['hardware']}, in {card['training_seconds'] / 60:.0f} min. "
+                f"The same recipe with seed {row['seed']} took {row['seconds'] / 60:.0f} min on {row['hardware']}, and "
+                f"had {percent(row['validation_accuracy'])} % on the validation split{test}."
+            )
+    return f"How far the validation accuracy spreads from training to training: {'; '.join(told)}.{''.join(elsewhere)}"
 
 
 def looks_sentence():
     """How often the test split was looked at, and what came of it before."""
-    replaced = []
+    replaced, others = [], experiments.full_runs()[1:] + cc.load_card("mobilenet_v2").get("seeds", [])
     for name in NAMES:
         earlier = cc.load_card(name)["earlier_test_accuracies"]
+        others = [row for row in others if row.get("test_accuracy") not in (None, *earlier)]
         figures = ", ".join(percent(accuracy) for accuracy in earlier)
         replaced += [f"{figures} % ({TITLES[name].split(',')[0]})"] if earlier else []
     before = f" Those that these replaced had {', '.join(replaced)}." if replaced else ""
-    unreleased = [percent(row["test_accuracy"]) for row in experiments.full_runs()[1:] if row["test_accuracy"]]
+    unreleased = [percent(row["test_accuracy"]) for row in others]
     also = f" It was also looked at for CNNs that were not released: {', '.join(unreleased)} %." if unreleased else ""
-    return f"The test split was looked at once for each recipe that was released, after it was settled.{before}{also}"
+    once = "The test split was looked at once for each model that was released, after its recipe was settled."
+    return once + before + also
 
 
 def working_size_sentence():

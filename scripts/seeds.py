@@ -3,7 +3,7 @@
     python scripts/seeds.py NAME SEED [SEED ...] [--runs runs]
 
 A seed decides the initial weights, the order of the images and the augmentation. Resumes where an earlier call was
-interrupted. The recipe is settled when this runs; the test split is looked at once for each seed.
+interrupted. Measured on the validation split; the test split is for what is released.
 """
 
 import argparse
@@ -12,7 +12,7 @@ import json
 from pathlib import Path
 
 import numpy as np
-from experiments import write
+from experiments import trainings, write
 
 import cifar_compare as cc
 from cifar_compare.training import _as_json
@@ -20,15 +20,22 @@ from cifar_compare.training import _as_json
 MODELS = Path(__file__).resolve().parents[1] / "models"
 
 
+def on_two_cores(card):
+    """The training by a card's recipe on two processor cores; without any, that of the released model."""
+    rows = trainings(card)
+    return next((row for row in rows if row["hardware"].startswith("2 cores")), rows[0])
+
+
 def spread(card):
-    """In words, what the seeds of a card's recipe had on the test split; that there is but one, where it is so."""
-    accuracies = [card["test"]["accuracy"], *(row["test_accuracy"] for row in card.get("seeds", []))]
-    percents = 100 * np.array(accuracies)
+    """In words, what all trainings by a card's recipe had on the validation split; or that there is but one."""
+    rows = trainings(card)
+    percents = 100 * np.array([row["validation_accuracy"] for row in rows])
     if len(percents) < 2:
         return "only one seed was trained so far"
     return (
         f"mean {percents.mean():.2f} %, standard deviation {percents.std(ddof=1):.2f} points, "
-        f"range {percents.min():.2f} to {percents.max():.2f} % ({len(percents)} seeds)"
+        f"range {percents.min():.2f} to {percents.max():.2f} % "
+        f"({len(percents)} trainings, of the seeds {', '.join(str(row['seed']) for row in rows)})"
     )
 
 
@@ -44,8 +51,8 @@ def add(name, seed, data, runs):
     history = cc.train(model, data, dataclasses.replace(recipe, seed=seed), Path(runs) / f"{name}-seed{seed}")
     row = {
         "seed": seed,
+        "training_accuracy": history[-1]["accuracy"],
         "validation_accuracy": cc.evaluate(model, data.validation).accuracy,
-        "test_accuracy": cc.evaluate(model, data.test).accuracy,
         "seconds": sum(epoch["seconds"] for epoch in history),
         "hardware": history[-1]["hardware"],
     }

@@ -24,7 +24,7 @@ def test_a_further_seed_is_trained_as_the_released_one_and_put_onto_the_card(car
 
     def spy(model, data, recipe, folder):
         given.append((model.get_weights(), recipe, folder))
-        return [{"seconds": 2.0, "hardware": "none"}] * 3
+        return [{"accuracy": 0.9, "seconds": 2.0, "hardware": "none"}] * 3
 
     with mock.patch.object(cc, "train", spy):
         rows = [seeds.add("custom_cnn", seed, data, tmp_path / "runs") for seed in (2, 1, 2)]
@@ -51,9 +51,28 @@ def test_the_released_seed_and_another_recipe_are_refused(card, tmp_path):
     trained.assert_not_called()
 
 
-def test_the_spread_is_that_of_all_seeds():
-    told = {"test": {"accuracy": 0.95}}
-    assert seeds.spread(told) == "only one seed was trained so far"
-    told["seeds"] = [{"test_accuracy": 0.953}, {"test_accuracy": 0.944}]
+CARD = {
+    **{
+        "recipe": {"seed": 0},
+        "history": [{"accuracy": 0.9}],
+        "validation": {"accuracy": 0.95},
+        "test": {"accuracy": 0.8},
+    },
+    **{"training_seconds": 60.0, "hardware": "2 cores of a mill"},
+}
+
+
+def test_the_spread_is_that_of_all_trainings():
+    assert seeds.spread(CARD) == "only one seed was trained so far"
+    further = [{"seed": 1, "validation_accuracy": 0.953}, {"seed": 4, "validation_accuracy": 0.944}]
     # Mean 0.949; deviations 0.1, 0.4 and -0.5 points: the root of 0.42 / 2.
-    assert seeds.spread(told) == ("mean 94.90 %, standard deviation 0.46 points, range 94.40 to 95.30 % (3 seeds)")
+    assert seeds.spread(CARD | {"seeds": further}) == (
+        "mean 94.90 %, standard deviation 0.46 points, range 94.40 to 95.30 % (3 trainings, of the seeds 0, 1, 4)"
+    )
+
+
+def test_the_training_on_two_cores_is_found_wherever_it_is_told():
+    gpu, mill = ({"seed": 1, "seconds": 9.0, "hardware": hardware} for hardware in ("a GPU", CARD["hardware"]))
+    assert seeds.on_two_cores(CARD | {"seeds": [mill]})["seconds"] == 60.0
+    assert seeds.on_two_cores(CARD | {"hardware": "a GPU", "seeds": [gpu, mill]}) == mill
+    assert seeds.on_two_cores(CARD | {"hardware": "a GPU", "seeds": [gpu]})["seconds"] == 60.0
