@@ -78,14 +78,14 @@ def seeds_sentence():
 
 def looks_sentence():
     """How often the test split was looked at, and what came of it before."""
-    replaced, others = [], experiments.full_runs()[1:] + cc.load_card("mobilenet_v2").get("seeds", [])
+    replaced = []
     for name in NAMES:
         earlier = cc.load_card(name)["earlier_test_accuracies"]
-        others = [row for row in others if row.get("test_accuracy") not in (None, *earlier)]
         figures = ", ".join(percent(accuracy) for accuracy in earlier)
         replaced += [f"{figures} % ({TITLES[name].split(',')[0]})"] if earlier else []
     before = f" Those that these replaced had {', '.join(replaced)}." if replaced else ""
-    unreleased = [percent(row["test_accuracy"]) for row in others]
+    rows = [row for row in experiments.full_runs() if row["test_accuracy"] and not row.get("released")]
+    unreleased = [percent(row["test_accuracy"]) for row in rows]
     also = f" It was also looked at for CNNs that were not released: {', '.join(unreleased)} %." if unreleased else ""
     once = "The test split was looked at once for each model that was released, after its recipe was settled."
     return once + before + also

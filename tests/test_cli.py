@@ -319,7 +319,7 @@ def test_no_room_to_write_is_told_in_a_line(models_folder):
     assert "cannot write the answers: [Errno 28] No space left" in run.stderr
 
 
-def test_a_file_that_cannot_be_opened_is_told_by_its_name(models_folder, monkeypatch, capfd):
+def test_a_file_that_cannot_be_opened_is_told_by_its_name(monkeypatch, capfd):
     def refuse(name):
         Path("/no/such/file").read_bytes()
 
