@@ -1,23 +1,36 @@
-"""Run the comparison and write build/report/: weights verified, answers reproduced, notebooks as HTML.
+"""Run the comparison into build/report/, or run the notebooks in place.
 
-python scripts/report.py
+    python scripts/report.py                          verify the weights, reproduce the answers, notebooks as HTML
+    python scripts/report.py --notebooks [PATH ...]   run notebooks, and leave in them only what may be committed
+
+The pictures of the data set are never committed: outputs of cells with the tag "dataset-picture".
 """
 
+import argparse
 import html
+import os
+import platform
+import re
+import subprocess
 import time
 from pathlib import Path
 
 import nbformat
 import numpy as np
+from markdown import table
+from nbclient import NotebookClient
 from nbconvert import HTMLExporter
-from run_notebooks import NOTEBOOKS, run
 
 import cifar_compare as cc
 from cifar_compare.artefacts import NAMES, verify
-from cifar_compare.cli import only_python_on_stderr
-from cifar_compare.data import DataError
+from cifar_compare.system import only_python_on_stderr
 
-REPORT = Path(__file__).resolve().parents[1] / "build" / "report"
+ROOT = Path(__file__).resolve().parents[1]
+NOTEBOOKS, REPORT = sorted((ROOT / "notebooks").glob("*.ipynb")), ROOT / "build" / "report"
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},  # its version would change with every machine
+}
 PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>cifar-compare</title>
 <style>body{{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}}
 pre{{background:#f4f4f4;padding:1em;white-space:pre-wrap}}img{{max-width:100%}}</style>
@@ -28,40 +41,60 @@ pre{{background:#f4f4f4;padding:1em;white-space:pre-wrap}}img{{max-width:100%}}<
 """
 
 
-def answers(data):
-    """Both models' test results: computed and held against the record where there is data, else the recorded ones."""
-    recorded = {name: cc.load_predictions(name) for name in NAMES}
-    if data is None:
-        return recorded
-    fresh = {}
-    for name in NAMES:
-        print(f"{name}: answering {len(data.test):,} test images")
-        fresh[name] = cc.evaluate(cc.load_model(name), data.test, verbose=True)
-        apart = np.abs(fresh[name].probabilities - recorded[name].probabilities).max()
-        changed = int((fresh[name].predictions != recorded[name].predictions).sum())
-        if apart > 1e-3 or changed > 3:
-            raise SystemExit(
-                f"{name} does not reproduce models/{name}.test_predictions.npz: probabilities differ by up to "
-                f"{apart:.1e} (allowed: 1e-3), {changed} answers differ (allowed: 3). Restore models/ with "
-                "`git checkout`, or run `make results`."
-            )
-        print(f"{name}: reproduces the record; probabilities differ by at most {apart:.1e}, {changed} answers differ")
+def run(path, to=None):
+    """Execute one notebook in its own folder, and write it back, or a copy with all its pictures into the folder `to`."""
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}})
+    client.execute(stderr=subprocess.DEVNULL)  # of the kernel itself, where TensorFlow greets; cells keep theirs
+    clean(notebook, pictures=to is not None)
+    nbformat.write(notebook, Path(to or path.parent) / path.name)
+    return notebook
+
+
+def clean(notebook, pictures=False):
+    """Drop what differs from run to run, and unless told to keep them the pictures of the data set.
+
+    Raises SystemExit where an output that may be committed names the home folder, the checkout or the machine.
+    """
+    notebook.metadata = nbformat.from_dict(METADATA)
+    for cell in notebook.cells:
+        cell.metadata = nbformat.from_dict({key: value for key, value in cell.metadata.items() if key == "tags"})
+        if cell.cell_type == "code":
+            keep = pictures or "dataset-picture" not in cell.metadata.get("tags", [])
+            cell.outputs = [out for out in cell.outputs if keep and out.get("name") != "stderr"]
+            texts = [out.get("text") or str({**out.get("data", {}), "image/png": ""}) for out in cell.outputs]
+            for private in () if pictures else (str(Path.home()), str(ROOT), platform.node()):
+                if private and re.search(rf"(?<!\w){re.escape(private)}(?!\w)", "\n".join(texts)):
+                    raise SystemExit(f"{private!r} must not stand in the output of this cell:\n{cell.source}")
+
+
+def reproduced(name, data):
+    """One model's answers to the test images, computed anew; SystemExit where they are not the recorded ones."""
+    print(f"{name}: answering {len(data.test):,} test images")
+    fresh, recorded = cc.evaluate(cc.load_model(name), data.test, verbose=True), cc.load_predictions(name)
+    apart = np.abs(fresh.probabilities - recorded.probabilities).max()
+    changed = int((fresh.predictions != recorded.predictions).sum())
+    if apart > 1e-3 or changed > 3:
+        raise SystemExit(
+            f"{name} does not reproduce models/{name}.test_predictions.npz: probabilities differ by up to {apart:.1e} "
+            f"(allowed: 1e-3), {changed} answers differ (allowed: 3). Restore models/ with `git checkout`, or run "
+            "`make results`."
+        )
+    print(f"{name}: reproduces the record; probabilities differ by at most {apart:.1e}, {changed} answers differ")
     return fresh
 
 
-def table(results):
-    """The comparison as aligned text."""
-    lines = [
-        f"{'model':<14}{'accuracy, %':>12}  {'95 % interval':<16}{'nll':>7}{'ECE, %':>8}{'weights':>12}{'MACs, M':>9}"
-    ]
+def comparison(results):
+    """The two results in a table, and the paired difference below."""
+    head = ["model", "accuracy, %", "95 % interval", "nll", "ECE, %", "weights", "multiply-adds, M"]
+    rows = []
     for name, result in results.items():
         card, (low, high) = cc.load_card(name), result.interval
-        lines.append(
-            f"{name:<14}{100 * result.accuracy:>12.2f}  {f'[{100 * low:.2f}, {100 * high:.2f}]':<16}{result.nll:>7.3f}"
-            f"{100 * result.ece:>8.1f}{card['parameters']:>12,}{card['multiply_adds'] / 1e6:>9.0f}"
-        )
+        rows.append([name, f"{100 * result.accuracy:.2f}", f"[{100 * low:.2f}, {100 * high:.2f}]"])
+        rows[-1] += [f"{result.nll:.3f}", f"{100 * result.ece:.1f}", f"{card['parameters']:,}"]
+        rows[-1] += [f"{card['multiply_adds'] / 1e6:.0f}"]
     paired = cc.compare(results["mobilenet_v2"], results["custom_cnn"])
-    return "\n".join([*lines, "", f"mobilenet_v2 (a) against custom_cnn (b): {paired}"])
+    return f"{table(head, rows)}\n\nmobilenet_v2 (a) against custom_cnn (b): {paired}"
 
 
 def plots(results):
@@ -72,47 +105,51 @@ def plots(results):
         "per_class": cc.plots.per_class(results),
         "reliability": cc.plots.reliability(results),
         "learning_curves": cc.plots.learning_curves({name: cc.load_card(name)["history"] for name in results}),
-        **{f"confusion_{name}": cc.plots.confusion({name: result}) for name, result in results.items()},
+        "confusion": cc.plots.confusion(results),
     }
     for name, figure in figures.items():
         figure.savefig(REPORT / f"{name}.svg")
     return "".join(f'<p><img src="{name}.svg" alt="{name.replace("_", " ")}"></p>' for name in figures)
 
 
-def notebook_pages():
-    """Run every notebook, write it as HTML, and return the list of links."""
-    links = []
-    for path in sorted(NOTEBOOKS.glob("*.ipynb")):
-        print(f"running {path.name}")
-        run(path, REPORT)
-        executed = REPORT / path.name
-        page, _ = HTMLExporter().from_notebook_node(nbformat.read(executed, as_version=4))
-        executed.with_suffix(".html").write_text(page)
-        links.append(f'<li><a href="{path.stem}.html">{path.stem}</a></li>')
-    return "".join(links)
+def page_of(path):
+    """Run a notebook, write it as HTML, and return the link to it."""
+    print(f"running {path.name}")
+    page, _ = HTMLExporter().from_notebook_node(run(path, REPORT))
+    (REPORT / f"{path.stem}.html").write_text(page)
+    return f'<li><a href="{path.stem}.html">{path.stem}</a></li>'
 
 
-def main():
+def report():
+    """Write build/report/: what is shipped is verified, its answers are computed anew where there is data."""
     start = time.perf_counter()
     REPORT.mkdir(parents=True, exist_ok=True)
     for name in NAMES:
-        card = cc.load_card(name)
         for part in (None, "test_predictions"):
-            print(f"verified {verify(name, card, part)}")
+            print(f"verified {verify(name, cc.load_card(name), part)}")
     try:
-        data = cc.load_cifar10()
-        origin = "Measured just now on CIFAR-10's test split."
-    except DataError as error:
-        data = None
-        origin = "CIFAR-10 could not be had, so these are the answers recorded when the models were shipped."
+        data, origin = cc.load_cifar10(), "Measured just now on CIFAR-10's test split."
+    except cc.DataError as error:
+        data, origin = (
+            None,
+            "CIFAR-10 could not be had, so these are the answers recorded when the models were shipped.",
+        )
         print(f"{error}\n{origin}")
-    results = answers(data)
-    shown = table(results)
-    page = PAGE.format(origin=origin, table=html.escape(shown), links=notebook_pages(), plots=plots(results))
+    results = {name: reproduced(name, data) if data else cc.load_predictions(name) for name in NAMES}
+    shown, links = comparison(results), "".join(map(page_of, NOTEBOOKS))
+    page = PAGE.format(origin=origin, table=html.escape(shown), links=links, plots=plots(results))
     (REPORT / "index.html").write_text(page)
     print(f"\n{shown}\n\n{REPORT / 'index.html'} written; {time.perf_counter() - start:.0f} s in all")
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--notebooks", nargs="*", type=Path, metavar="PATH", help="run these in place (default: all)")
+    given = parser.parse_args()
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
     with only_python_on_stderr():
-        main()
+        if given.notebooks is None:
+            report()
+        for each in given.notebooks or NOTEBOOKS if given.notebooks is not None else ():
+            run(each.resolve(), None)
+            print(each)

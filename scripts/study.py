@@ -1,213 +1,189 @@
-"""Fill results/low_res_study.csv: what low resolution costs the models, a row for each file and each way in.
+"""Fill results/low_res_study.csv: what low resolution costs the models, a row for each condition and each route.
 
     python scripts/study.py                 under an hour on two cores; goes on where it was interrupted
-    python scripts/study.py --model FILE    a model of your own: the part about delivery and entry
+    python scripts/study.py --model FILE    a model of your own: the part about delivery, into NAME.low_res.csv
     python scripts/study.py --findings      what the table says, in the README's words
 
 Needs CIFAR-10, except for the findings. Rows that are there already, for the same model file and settings, are kept.
 """
 
 import argparse
-from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
 
 import cifar_compare as cc
-from cifar_compare.artefacts import NAMES, SHIPPED, verify
-from cifar_compare.degrade import SEVERITIES
-from cifar_compare.low_res import DELIVERIES, FILES, SURE, WAYS, fill, read
+from cifar_compare.artefacts import SHIPPED, verify
 
 TABLE = Path(__file__).resolve().parents[1] / "results" / "low_res_study.csv"
+CNN, MOBILENET, ROBUST = SHIPPED
 HELD = 0.02  # of accuracy: what loses no more, by its interval, is said to hold
-WAY = {"entry": "Through the entry", "working-bilinear": "Straight in, by bilinear"}
 LEADS = {1: "MobileNetV2 leads", 0: "no lead was shown", -1: "the CNN leads"}
-LARGER = [file for file in DELIVERIES if file.study == "delivery" and file.size > 32]
+CORRUPTIONS = {name: name.replace("_", " ").capitalize() for name in cc.study.degrade.SEVERITIES} | {"jpeg": "JPEG"}
+BY_ROUTE = {"preprocessing": "Through the preprocessing", "bypass-bilinear": "Bypassing it, by bilinear"}
+
+
+class Row(dict):
+    """A row of the table that tells its figures: `f"{row:accuracy}"`; `f"{row}"` cites it."""
+
+    def __format__(self, field):
+        if not field:
+            return f"(`{self['id']}`)"
+        if f"minus_{field}" not in self:
+            return f"{100 * self[field]:.1f} %"
+        middle, low, high = (100 * self[f"minus_{field}{end}"] for end in ("", "_low", "_high"))
+        return f"{middle:+.1f} points [{low:+.1f}, {high:+.1f}]"
+
+    def leader(self):
+        """The key of LEADS that the interval of the difference between both models stands for."""
+        return int(self["minus_first_low"] > 0) - int(self["minus_first_high"] < 0)
 
 
 def findings(rows):
     """What the rows say, in Markdown: every sentence names its rows, and is right whichever way they went."""
-    of = {row["id"]: row for row in rows}
-    lines = [*_published(of), _blocks(of), _entry(of), _noise(of), *_order(of), *_closed(of)]
-    note = (
-        f"*Surely wrong* means wrong with a probability of at least {100 * SURE:.0f} %, *points* are of accuracy.\n\n"
-    )
-    return note + "\n".join(f"- {line}" for line in lines)
+    of = {row["id"]: Row(row) for row in rows}
+    told = [*_published(of), _blocks(of), _preprocessing(of), _noise(of), *_order(of), *_robust(of)]
+    confident = f"{100 * cc.study.CONFIDENT:.0f} %"
+    note = f"*Confidently wrong* means wrong with a probability of at least {confident}, *points* are of accuracy."
+    return "\n".join([note, "", *(f"- {each}" for each in told)])
 
 
 def _published(of):
-    """What the way in makes of the published situation."""
-    nearest = "working-nearest", "its working size"
-    for file, what, (way, size) in (
-        ("published", "pictures", nearest),
-        ("published-truck", "trucks", nearest),
-        ("published-truck", "trucks", ("224-nearest", "224 px, a size that it was not trained at")),
+    """What bypassing the preprocessing makes of the published situation."""
+    for condition, what, route, size in (
+        ("published", "pictures", "bypass-nearest", "its input resolution"),
+        ("published-truck", "trucks", "bypass-nearest", "its input resolution"),
+        ("published-truck", "trucks", "bypass-nearest-224", "224 px, a size that it was not trained at"),
     ):
-        row, entered = of[f"{NAMES[1]}/{file}/{way}"], of[f"{NAMES[1]}/{file}/entry"]
+        row, through = of[f"{MOBILENET}/{condition}/{route}"], of[f"{MOBILENET}/{condition}/preprocessing"]
         yield (
-            f"**Published {what}, straight to {size}.** Of {row['n']:,} {what} of 30×30 px, enlarged to 1080 px and "
-            f"resized by nearest, MobileNetV2 gets {_percent(row['accuracy'])} right and "
-            f"{_percent(row['confident_errors'])} surely wrong {_cite(row)}. Of the same files through its entry it "
-            f"gets {_percent(entered['accuracy'])} right and {_percent(entered['confident_errors'])} surely wrong "
-            f"{_cite(entered)}. The way in makes {_points(row, 'entry')}, of {_points(row, 'native')} in all "
-            f"against native images {_cite(row)}."
+            f"**Published {what}, resized straight to {size}.** Of {row['n']:,} {what} of 30×30 px, enlarged to "
+            f"1080 px and resized by nearest, MobileNetV2 gets {row:accuracy} right and {row:confident_errors} "
+            f"confidently wrong {row}. Of the same pictures through its preprocessing it gets {through:accuracy} right "
+            f"and {through:confident_errors} confidently wrong {through}. Bypassing the preprocessing makes "
+            f"{row:preprocessing}, of {row:native} in all against native images {row}."
         )
 
 
 def _blocks(of):
-    """Whether the way in does it alone, or enlargement, or blocks."""
-    smooth, blocky = (of[f"{NAMES[1]}/1080-{method}/working-nearest"] for method in ("bicubic", "nearest"))
-    made, entered = (of[f"{NAMES[1]}/{cell}"] for cell in ("native/working-nearest", "1080-nearest/entry"))
-    alone = min(row["minus_native_low"] for row in (smooth, entered)) > -HELD
-    both = alone and max(row["minus_native_high"] for row in (blocky, made)) < -HELD
+    """Whether bypassing the preprocessing does it alone, or enlargement, or blocks."""
+    smooth, blocky = (of[f"{MOBILENET}/1080-{method}/bypass-nearest"] for method in ("bicubic", "nearest"))
+    made, through = of[f"{MOBILENET}/native/bypass-nearest"], of[f"{MOBILENET}/1080-nearest/preprocessing"]
+    harmless = min(row["minus_native_low"] for row in (smooth, through)) > -HELD
     verdict = "So blocks are not singled out as the cause"
-    if both:
+    if harmless and max(row["minus_native_high"] for row in (blocky, made)) < -HELD:
         verdict = (
-            "So the cause is neither enlargement nor the way in alone, but blocks, which no training picture had and "
-            "which the entry takes away"
+            "So the cause is neither enlargement nor bypassing the preprocessing alone, but blocks, which no training "
+            "picture had and which the preprocessing takes away"
         )
     return (
-        f"**Blocks.** Straight in, smoothly enlarged files differ from native images by {_points(smooth, 'native')} "
-        f"{_cite(smooth)}. Files enlarged in blocks differ by {_points(blocky, 'native')} {_cite(blocky)}. Native "
-        f"images made into blocks on the way in differ by {_points(made, 'native')} {_cite(made)}. Through the entry "
-        f"the blocky files differ by {_points(entered, 'native')} {_cite(entered)}. {verdict} "
-        f"{_cite(smooth, blocky)}."
+        f"**Blocks.** Bypassing the preprocessing, smoothly enlarged pictures differ from native images by "
+        f"{smooth:native} {smooth}. Pictures enlarged in blocks differ by {blocky:native} {blocky}. Native images that "
+        f"nearest enlarges in blocks in place of the preprocessing differ by {made:native} {made}. Through the "
+        f"preprocessing the blocky pictures differ by {through:native} {through}. {verdict} {_span(smooth, blocky)}."
     )
 
 
-def _entry(of):
-    """What the entry itself costs, and who is ahead behind it."""
+def _preprocessing(of):
+    """What the preprocessing itself costs, and who is ahead behind it."""
     told = []
-    for name, called in zip(NAMES, ("the CNN", "MobileNetV2"), strict=True):
-        rows = sorted((of[f"{name}/{file.file}/entry"] for file in LARGER), key=itemgetter("minus_native"))
+    larger = [each.name for each in cc.study.DELIVERIES if each.study == "delivery" and each.size > 32]
+    for name, called in ((CNN, "the CNN"), (MOBILENET, "MobileNetV2")):
+        rows = sorted((of[f"{name}/{each}/preprocessing"] for each in larger), key=itemgetter("minus_native"))
         least, most = (100 * rows[place]["minus_native"] for place in (0, -1))
         told.append(
             f"Enlarged to 224 or 1080 px and shrunk again, {called} gets {least:+.1f} to {most:+.1f} points against "
-            f"native images {_cite(rows[0], rows[-1])}."
+            f"native images {_span(rows[0], rows[-1])}."
         )
-    cnn, straight = (of[f"{NAMES[0]}/published/{way}"] for way in ("entry", "working-nearest"))
-    mobile, trucks = (of[f"{NAMES[1]}/{file}/entry"] for file in ("published", "published-truck"))
+    cnn, bypassed = (of[f"{CNN}/published/{route}"] for route in ("preprocessing", "bypass-nearest"))
+    both, trucks = (of[f"{MOBILENET}/{condition}/preprocessing"] for condition in ("published", "published-truck"))
     return (
-        f"**What the entry costs.** {' '.join(told)} On the published files the CNN gets {_points(cnn, 'native')} "
-        f"through its entry {_cite(cnn)}. Resized by nearest, which finds their very pixels again, it gets "
-        f"{_points(straight, 'native')} {_cite(straight)}. With both behind their entries, MobileNetV2 minus CNN is "
-        f"{_points(mobile, 'first')} on these files {_cite(mobile)}. On trucks it is {_points(trucks, 'first')} "
-        f"{_cite(trucks)}."
+        f"**What the preprocessing costs.** {' '.join(told)} On the published pictures the CNN gets {cnn:native} "
+        f"through its preprocessing {cnn}. Resized by nearest, which finds their very pixels again, it gets "
+        f"{bypassed:native} {bypassed}. With both behind their preprocessing, MobileNetV2 minus CNN is {both:first} on "
+        f"these pictures {both}. On trucks it is {trucks:first} {trucks}."
     )
 
 
 def _noise(of):
     """Whether the published conclusion holds on native images."""
     told = []
-    for way, called in WAY.items():
-        rows = [of[f"{NAMES[1]}/gaussian_noise-{severity}/{way}"] for severity in range(1, 6)]
-        each = ", ".join(_points(row, "first").replace(" points", "") for row in rows)
-        holds = ", ".join(str(row["severity"]) for row in rows if _sign(row, "first") < 0)
+    for route, called in BY_ROUTE.items():
+        rows = [of[f"{MOBILENET}/gaussian_noise-{severity}/{route}"] for severity in range(1, 6)]
+        each = ", ".join(f"{row:first}".replace(" points", "") for row in rows)
+        holds = ", ".join(str(row["severity"]) for row in rows if row.leader() < 0)
         told.append(
             f"{called}, MobileNetV2 minus CNN is, by severity, {each} points, so that by accuracy it is shown at "
-            f"{f'severity {holds}' if holds else 'none'} {_cite(rows[0], rows[-1])}."
+            f"{f'severity {holds}' if holds else 'none'} {_span(rows[0], rows[-1])}."
         )
-    pairs = [[of[f"{name}/gaussian_noise-{severity}/entry"] for name in NAMES] for severity in range(1, 6)]
-    sure = ", ".join(" and ".join(_percent(row["confident_errors"]) for row in pair) for pair in pairs)
-    right = " and ".join(_percent(row["accuracy"]) for row in pairs[-1])
+    pairs = [[of[f"{name}/gaussian_noise-{i}/preprocessing"] for name in (CNN, MOBILENET)] for i in range(1, 6)]
+    wrong = ", ".join(" and ".join(f"{row:confident_errors}" for row in pair) for pair in pairs)
+    right = " and ".join(f"{row:accuracy}" for row in pairs[-1])
     return (
         f"**“The CNN is more reliable on native low-resolution noise.”** {' '.join(told)} At severity 5, CNN and "
-        f"MobileNetV2 get {right} right through the entry {_cite(*pairs[-1])}. Surely wrong they are, in this order "
-        f"and by severity, on {sure} {_cite(pairs[0][0], pairs[-1][1])}."
+        f"MobileNetV2 get {right} right through the preprocessing {_span(*pairs[-1])}. Confidently wrong they are, in "
+        f"this order and by severity, on {wrong} {_span(pairs[0][0], pairs[-1][1])}."
     )
 
 
 def _order(of):
     """Where the order of the two models changes, for resolution and for each corruption."""
-    native = of[f"{NAMES[1]}/content-32/entry"]
-    lead = _sign(native, "first")
-    yield f"**Native images.** MobileNetV2 minus CNN is {_points(native, 'first')} {_cite(native)}."
-    series = {"Content resolution": (("entry",), [f"content-{size}" for size in (24, 16, 12, 8)], "{} px")}
-    for name in SEVERITIES:
-        files, title = [f"{name}-{severity}" for severity in range(1, 6)], name.replace("_", " ").capitalize()
-        series["JPEG" if name == "jpeg" else title] = (WAY, files, "severity {}")
-    for title, (ways, files, unit) in series.items():
+    native = of[f"{MOBILENET}/content-32/preprocessing"]
+    yield f"**Native images.** MobileNetV2 minus CNN is {native:first} {native}."
+    series = {"Content resolution": (["preprocessing"], [f"content-{size}" for size in (24, 16, 12, 8)], "{} px")}
+    for name, title in CORRUPTIONS.items():
+        series[title] = BY_ROUTE, [f"{name}-{severity}" for severity in range(1, 6)], "severity {}"
+    for title, (routes, conditions, unit) in series.items():
         told = []
-        for way in ways:
-            rows = [of[f"{NAMES[1]}/{file}/{way}"] for file in files]
-            places = {
-                sign: [row["file"].split("-")[1] for row in rows if _sign(row, "first") == sign] for sign in LEADS
-            }
-            said = "; ".join(f"{LEADS[sign]} at {unit.format(', '.join(at))}" for sign, at in places.items() if at)
-            turned = places[-lead] if lead else []
+        for route in routes:
+            rows = [of[f"{MOBILENET}/{condition}/{route}"] for condition in conditions]
+            at = {sign: [row["condition"].split("-")[1] for row in rows if row.leader() == sign] for sign in LEADS}
+            said = "; ".join(f"{LEADS[sign]} at {unit.format(', '.join(at[sign]))}" for sign in LEADS if at[sign])
+            turned = at[-native.leader()] if native.leader() else []
             change = f"the order changes at {unit.format(turned[0])}" if turned else "the order was not shown to change"
-            told.append(f"{WAY[way]}, {said}; {change} {_cite(rows[0], rows[-1])}.")
+            told.append(f"{BY_ROUTE[route]}, {said}; {change} {_span(rows[0], rows[-1])}.")
         yield f"**{title}.** {' '.join(told)}"
 
 
-def _closed(of):
+def _robust(of):
     """What is left of the failure in the model that was trained against it, and what it makes of small content."""
-    entered, *rows = [of[f"{SHIPPED[2]}/published/{way}"] for way in WAYS]
+    through, *bypassing = [of[f"{ROBUST}/published/{route}"] for route in cc.study.ROUTES]
     told = []
-    for row in rows:
-        kept = row["minus_entry_low"] > -HELD, row["minus_entry_high"] >= -HELD
-        word = {
-            (True, True): f"holds within {100 * HELD:.0f} points",
-            (False, True): "may hold",
-            (False, False): f"loses more than {100 * HELD:.0f} points",
-        }[kept]
+    for row in bypassing:
+        word = f"holds within {100 * HELD:.0f} points" if row["minus_preprocessing_low"] > -HELD else "may hold"
+        if row["minus_preprocessing_high"] < -HELD:
+            word = f"loses more than {100 * HELD:.0f} points"
         told.append(
-            f"Straight in ({row['way']}) it gets {_percent(row['accuracy'])}, {_points(row, 'entry')} from there, and "
-            f"so {word} {_cite(row)}."
+            f"Bypassing it ({row['route']}) it gets {row:accuracy}, {row:preprocessing} from there, and so {word} {row}."
         )
     yield (
-        "**Closing it by training.** Of the published files the robust MobileNetV2 gets "
-        f"{_percent(entered['accuracy'])} right through its entry {_cite(entered)}. {' '.join(told)}"
+        f"**Closing it by training.** Of the published pictures the robust MobileNetV2 gets {through:accuracy} right "
+        f"through its preprocessing {through}. {' '.join(told)}"
     )
-    small = (of[f"{name}/content-16/entry"] for name in SHIPPED)
-    cnn, usual, robust = (f"{_percent(row['accuracy'])} {_cite(row)}" for row in small)
+    cnn, usual, robust = (of[f"{name}/content-16/preprocessing"] for name in SHIPPED)
     yield (
-        f"**Small content, trained for.** Of images carried at 16×16 px the CNN gets {cnn} right, MobileNetV2 {usual}, "
-        f"and the robust one, which has seen blurred images, {robust}."
+        f"**Small content, trained for.** Of images carried at 16×16 px the CNN gets {cnn:accuracy} {cnn} right, "
+        f"MobileNetV2 {usual:accuracy} {usual}, and the robust one, which has seen blurred images, {robust:accuracy} "
+        f"{robust}."
     )
 
 
-def _sign(row, other):
-    """-1 or 1 where the interval of a difference leaves out 0, else 0."""
-    return int(row[f"minus_{other}_low"] > 0) - int(row[f"minus_{other}_high"] < 0)
-
-
-def _points(row, other):
-    middle, low, high = (100 * row[f"minus_{other}{end}"] for end in ("", "_low", "_high"))
-    return f"{middle:+.1f} points [{low:+.1f}, {high:+.1f}]"
-
-
-def _percent(share):
-    return f"{100 * share:.1f} %"
-
-
-def _cite(*rows):
-    return "(" + " … ".join(f"`{row['id']}`" for row in rows) + ")"
+def _span(first, last):
+    return f"(`{first['id']}` … `{last['id']}`)"
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("names", nargs="*", metavar="NAME", help=f"shipped models (default: {' '.join(SHIPPED)})")
-    parser.add_argument("--model", type=Path, help="a .keras file that takes pixels in [0, 255]")
-    parser.add_argument("--table", type=Path, help="default: results/low_res_study.csv; with --model, NAME.low_res.csv")
-    parser.add_argument("--limit", type=int, help="images a file at most, a multiple of 10; needs --table")
-    parser.add_argument("--findings", action="store_true", help="print the findings and stop")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--model", type=Path, help="a .keras file that takes pixels in [0, 255]")
+    what.add_argument("--findings", action="store_true", help="print the findings and stop")
     given = parser.parse_args()
-    if given.limit and not given.table:
-        parser.error("--limit needs a --table of its own")
-    table = given.table or (Path(f"{given.model.stem}.low_res.csv") if given.model else TABLE)
     if given.findings:
-        if given.model:
-            parser.error("--findings are about the shipped models; leave --model out")
-        print(findings(read(table)))
-        return
-    if given.model:
-        paths = {given.model.stem: given.model}
-    else:  # the CNN always comes along, as what the others are compared with
-        names = dict.fromkeys([NAMES[0], *(given.names or SHIPPED)])
-        paths = {name: verify(name, cc.load_card(name)) for name in names}
-    files = [replace(file, n=min(file.n, given.limit or file.n)) for file in (DELIVERIES if given.model else FILES)]
-    for row in fill(table, paths, cc.load_cifar10().test, files):
-        print(f"{row['id']:50}{_percent(row['accuracy']):>8}")
+        print(findings(cc.study.read(TABLE)))
+    elif given.model:
+        name = given.model.stem
+        cc.study.fill(f"{name}.low_res.csv", {name: given.model}, cc.load_cifar10().test, cc.study.DELIVERIES)
+    else:
+        cc.study.fill(TABLE, {name: verify(name, cc.load_card(name)) for name in SHIPPED}, cc.load_cifar10().test)
 
 
 if __name__ == "__main__":

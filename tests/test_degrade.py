@@ -1,11 +1,15 @@
 import io
+import os
+import re
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 
 import cifar_compare as cc
-from cifar_compare.degrade import METHODS, SEVERITIES, content, corrupt, deliver
+from cifar_compare.study.degrade import METHODS, SEVERITIES, content, corrupt, deliver
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +113,20 @@ def test_jpeg_is_pillows(images):
     np.testing.assert_array_equal(corrupt(images[:1], "jpeg", 4)[0], Image.open(file))
 
 
+DARK = np.zeros((2, 32, 32, 3), np.uint8)
+DARK[0, 3, 3] = 5
+
+
+def test_dark_images_lose_content_as_others_do():
+    """What is left between the two steps is darker than any set of images that is taken when it is given."""
+    np.testing.assert_array_equal(content(DARK, 8), [content(DARK[:1], 8)[0], DARK[1]])
+
+
+def test_one_pixel_is_an_image():
+    pixel = np.full((1, 1, 1, 3), 200, np.uint8)
+    np.testing.assert_array_equal(corrupt(pixel, "pixelate", 5), pixel)
+
+
 def test_errors_say_what_was_given_and_expected(images):
     with pytest.raises(ValueError, match="method is 'cubic', expected one of nearest, bilinear"):
         deliver(images, 64, "cubic")
@@ -116,8 +134,82 @@ def test_errors_say_what_was_given_and_expected(images):
         corrupt(images, "fog", 1)
     with pytest.raises(ValueError, match="at severity 6, expected one of"):
         corrupt(images, "jpeg", 6)
-    for wrong in (images[0], images / 255, images[..., :1], images[:0]):
-        with pytest.raises(ValueError, match=r"expected uint8 \(n, height, width, 3\)"):
-            corrupt(wrong, "gaussian_blur", 1)
-        with pytest.raises(ValueError, match=r"expected uint8 \(n, height, width, 3\)"):
-            deliver(wrong, 64, "bilinear")
+
+
+@pytest.mark.parametrize("severity", [0, -1, 2.0, True, "3", None, [1]])
+def test_a_severity_that_is_none_is_refused(images, severity):
+    with pytest.raises(ValueError, match=re.escape(f"severity is {severity!r}, expected a whole number")):
+        corrupt(images, "jpeg", severity)
+
+
+@pytest.mark.parametrize("size", [0, -32, 64.0, (64, 64), "64", None])
+def test_a_size_that_is_none_is_refused(images, size):
+    for degrade in (content, lambda images, size: deliver(images, size, "bicubic")):
+        with pytest.raises(ValueError, match=re.escape(f"size is {size!r}, expected a whole number")):
+            degrade(images, size)
+
+
+@pytest.mark.parametrize("seed", [-1, 0.5, None])
+def test_a_seed_that_is_none_is_refused(images, seed):
+    with pytest.raises(ValueError, match=f"seed is {seed!r}, expected a whole number of at least 0"):
+        corrupt(images, "gaussian_noise", 1, seed)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda x: x[0], r"have shape \(32, 32, 3\), expected \(n, height, width, 3\)"),
+        (lambda x: x[..., :1], r"have shape \(12, 32, 32, 1\)"),
+        (lambda x: x[:0], r"have shape \(0, 32, 32, 3\)"),
+        (lambda x: x / 255, "multiply by 255"),
+        (lambda x: (x > 127).astype(np.uint8), "has values from 0 to 1"),
+        (lambda x: x.astype(float), r"are float64, expected uint8: .* round them"),
+        (lambda x: x.astype(int), "are int64, expected uint8"),
+        (lambda x: "images.npy", "are str, expected an array"),
+    ],
+)
+def test_images_that_are_none_are_refused(images, change, message):
+    wrong = change(images)
+    for degrade in (
+        lambda: content(wrong, 16),
+        lambda: deliver(wrong, 64, "bilinear"),
+        lambda: corrupt(wrong, "gaussian_blur", 1),
+    ):
+        with pytest.raises(ValueError, match=message):
+            degrade()
+
+
+def test_content_is_about_images_of_32_px(images):
+    with pytest.raises(ValueError, match=r"expected \(n, 32, 32, 3\)"):
+        content(deliver(images, 48, "bicubic"), 16)
+
+
+ANYTHING = st.one_of(
+    st.integers(-2, 9), st.floats(), st.text(max_size=3), st.none(), st.lists(st.integers(), max_size=2)
+)
+
+
+@settings(max_examples=int(os.environ.get("FUZZ_CASES", "60")), deadline=None)
+@given(
+    shape=st.lists(st.integers(0, 5), max_size=3).map(lambda sides: (*sides, 3)),
+    dtype=st.sampled_from(["uint8", "int64", "float32", "bool", "object", "complex64"]),
+    top=st.sampled_from([1, 255, 300]),
+    name=st.sampled_from([*SEVERITIES, *METHODS, "fog", None]),
+    number=ANYTHING,
+    seed=ANYTHING,
+)
+def test_fuzz_right_images_or_a_value_error(shape, dtype, top, name, number, seed):
+    given = (np.random.default_rng(0).random(shape) * top).astype(dtype)
+    calls = (
+        (lambda images: deliver(images, number, name), (number, number)),
+        (lambda images: corrupt(images, name, number, seed), shape[1:3]),
+    )
+    for degrade, sides in calls:
+        try:
+            made = degrade(given)
+        except ValueError:
+            continue
+        assert (given.dtype, given.ndim, made.dtype) == (np.uint8, 4, np.uint8)
+        assert made.shape == (len(given), *sides, 3)
+        # An image on its own becomes the same as among others.
+        np.testing.assert_array_equal(degrade(given[-1:]), made[-1:])

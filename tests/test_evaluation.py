@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from cifar_compare import calibrate, compare, evaluate, score
-from cifar_compare.data import Split
+from cifar_compare import calibrate, compare, evaluate, score, with_preprocessing
+from cifar_compare.data import CLASSES, Split
 from cifar_compare.evaluation import _paired_interval, calibration_bins, fit_temperature, proportion_interval
 
 
@@ -98,19 +98,20 @@ def test_score_probabilities_in_half_precision_pass():
 @pytest.mark.parametrize(
     ("probabilities", "labels", "message"),
     [
-        (np.full((2, 9), 1 / 9), [0, 1], r"\(2, 9\).*expected \(n, 10\)"),
-        (np.full(10, 0.1), [0], r"shape \(10,\)"),
-        (np.float32(0.1), [0], r"shape \(\)"),
+        (np.ones((2, 1)), [0, 0], r"\(2, 1\), expected \(n, classes\)"),
+        (np.full(10, 0.1), [0], r"float64 \(10,\)"),
+        (np.float32(0.1), [0], r"float32 \(\)"),
         (np.empty((0, 10)), np.empty(0, int), "n ≥ 1"),
-        (answers([0, 1]), [0, 1, 2], r"labels \(3,\)"),
-        (answers([0, 1]), [[0], [1]], r"labels \(2, 1\)"),
-        (answers([0, 1]), np.eye(10)[[0, 1]], r"labels \(2, 10\)"),
+        (answers([0, 1]), [0, 1, 2], r"labels have shape \(3,\), expected \(2,\), \(2, 1\) or one-hot \(2, 10\)"),
+        (answers([0, 1]), np.full((2, 10), 0.1), "rows are not one-hot"),
+        (answers([0, 1]), ["cat", "dog"], "classes.index"),
+        (answers([0, 1]), [1, None], "classes.index"),
         (answers([0, 1]), [0.0, 1.0], "labels are float64"),
-        (answers([0, 1]), [0, 10], "from 0 to 10, expected integers from 0 to 9"),
+        (answers([0, 1]), [1, 10], "from 1 to 10, expected integers from 0 to 9"),
         (answers([0, 1]), [-1, 0], "from -1 to 0"),
         (np.vstack([answers([0]), np.full((1, 10), 0.2)]), [0, 1], "row 1.*sum 2.*softmax"),
         (np.array([[1.5, -0.5] + [0] * 8]), [0], r"smallest value -0\.5"),
-        (np.full((1, 10), np.nan), [0], "row 0.*nan"),
+        (np.full((1, 10), np.nan), [0], "row 0.*NaN.*diverged"),
     ],
 )
 def test_score_errors_name_what_was_given(probabilities, labels, message):
@@ -233,7 +234,7 @@ def test_fit_temperature_stays_within_its_limits():
 
 
 def small_model(activation, use_bias=True):
-    """A model of the shape that `calibrate` asks for, with weights large enough to be sure of itself."""
+    """A model whose weights are large enough to be sure of itself."""
     import keras
 
     keras.utils.set_random_seed(0)
@@ -249,9 +250,7 @@ def small_model(activation, use_bias=True):
         x = keras.layers.Dense(10, activation="softmax", **options)(x)
     else:
         x = keras.layers.Softmax(name="probabilities")(keras.layers.Dense(10, **options)(x))
-    network = keras.Model(pixels, x, name="network")
-    raw = keras.Input((None, None, 3))
-    return keras.Model(raw, network(raw))
+    return with_preprocessing(keras.Model(pixels, x), 32)
 
 
 @pytest.fixture(scope="module")
@@ -304,7 +303,7 @@ def test_evaluate_progress_is_shown_on_request_only(split, capsys):
 
 
 def test_evaluate_an_empty_split_is_refused():
-    with pytest.raises(ValueError, match=r"shape \(0, 10\)"):
+    with pytest.raises(ValueError, match="n ≥ 1"):
         evaluate(None, Split(np.empty((0, 32, 32, 3), np.uint8), np.empty(0, np.int64)))
 
 
@@ -339,5 +338,75 @@ def test_calibrate_survives_saving(split, tmp_path):
 def test_calibrate_a_model_without_such_a_layer_is_refused(split):
     import keras
 
-    with pytest.raises(ValueError, match="network"):
+    with pytest.raises(ValueError, match="with_preprocessing"):
         calibrate(keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten()]), split)
+
+
+@pytest.mark.parametrize("labels", [lambda y: y[:, None], lambda y: np.eye(10)[y], lambda y: np.eye(10, dtype=bool)[y]])
+def test_labels_in_a_column_or_one_hot_are_the_same_labels(split, labels):
+    model = small_model("behind")
+    expected, found = evaluate(model, split), evaluate(model, (split.images, labels(split.labels)))
+    np.testing.assert_array_equal(found.labels, split.labels)
+    assert (found.accuracy, found.nll) == (expected.accuracy, expected.nll)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: Split((s.images / 255).astype("float32"), s.labels), "from 0.* to 1, .*multiply by 255"),
+        (lambda s: Split((s.images / 255).astype("uint8"), s.labels), "keep the pixels as they were stored"),
+        (lambda s: Split(s.images / 127.5 - 1, s.labels), "expected 0 to 255"),
+        (lambda s: Split(s.images * np.nan, s.labels), "NaN"),
+        (lambda s: Split(s.images.transpose(0, 3, 1, 2), s.labels), r"expected \(n, height, width, 3\)"),
+        (lambda s: Split(s.images[..., :1], s.labels), r"expected \(n, height, width, 3\)"),
+        (lambda s: Split(s.images, s.labels[:-1]), r"expected \(603,\)"),
+        (lambda s: Split(s.images, s.labels - 1), "from -1 to 8"),
+        (lambda s: Split(s.images, s.labels + 1), "from 1 to 10"),
+        (lambda s: Split(s.images, np.array(CLASSES)[s.labels]), "classes.index"),
+        (lambda s: Split(s.images, s.labels % 2, classes=("no", "yes")), "10 probabilities.* 2 classes"),
+        (lambda s: zip(s.images, s.labels, strict=True), "is a zip, expected a Split, or a pair"),
+        (lambda s: None, "is a NoneType"),
+    ],
+)
+@pytest.mark.parametrize("call", [evaluate, calibrate])
+def test_what_is_no_split_of_pixels_is_refused_before_any_work(split, change, message, call, monkeypatch):
+    model = small_model("behind")
+    monkeypatch.setattr(type(model), "predict_on_batch", lambda *_: pytest.fail("worked before it checked"))
+    with pytest.raises(ValueError, match=message):
+        call(model, change(split))
+
+
+def test_a_pipeline_of_tensorflow_is_refused_before_any_work(split):
+    import tensorflow as tf
+
+    pipeline = tf.data.Dataset.from_tensor_slices((split.images, split.labels)).batch(10)
+    with pytest.raises(ValueError, match="expected a Split, or a pair"):
+        evaluate(small_model("behind"), pipeline)
+
+
+def test_a_model_that_diverged_is_named_as_such(split):
+    model = small_model("behind")
+    model.set_weights([weight * np.nan for weight in model.get_weights()])
+    for call in (evaluate, calibrate):
+        with pytest.raises(ValueError, match=r"row 0 of the probabilities holds NaN or infinity: .*diverged"):
+            call(model, split)
+
+
+def test_classes_belong_to_the_data():
+    probabilities = np.array([[0.7, 0.3], [0.2, 0.8], [0.6, 0.4]])
+    result = score(probabilities, [0, 1, 1], classes=["cat", "dog"])
+    assert result.classes == ("cat", "dog")
+    assert result.confusion.tolist() == [[1, 0], [1, 1]]
+    assert result.accuracy == pytest.approx(2 / 3)
+    assert score(answers([0, 1]), [0, 1]).classes == CLASSES
+    with pytest.raises(ValueError, match="2"):
+        score(probabilities, [0, 1, 1], classes=["cat", "dog", "bird"])
+
+
+@pytest.mark.parametrize("name", ["channels_first", "mixed_float16", "float16"])
+def test_no_global_setting_of_keras_matters(split, name, keras_setting):
+    model = small_model("behind")
+    expected = evaluate(model, split)
+    with keras_setting(name):
+        found = evaluate(model, split)
+    np.testing.assert_array_equal(found.probabilities, expected.probabilities)

@@ -26,31 +26,37 @@ _HOME_OF = {
     "make_toy_data": "data",
     "build_custom_cnn": "models",
     "build_mobilenet_v2": "models",
-    "RECIPES": "training",
-    "Recipe": "training",
+    "with_preprocessing": "models",
+    "RECIPES": "recipes",
+    "Recipe": "recipes",
+    "SGD": "optimizers",
+    "augment": "augmentation",
+    "TrainingError": "checkpoints",
     "train": "training",
     "calibrate": "evaluation",
     "compare": "evaluation",
     "evaluate": "evaluation",
     "score": "evaluation",
-    "export": "artefacts",
+    "export": "export",
     "load_card": "artefacts",
     "load_model": "artefacts",
     "load_predictions": "artefacts",
     "ArtefactError": "artefacts",
     "PictureError": "pictures",
-    "evidence_map": "pictures",
-    "predict": "pictures",
-    "study": "low_res",
+    "evidence_map": "prediction",
+    "predict": "prediction",
 }
-__all__ = ["plots", *_HOME_OF]
+_MODULES = ("plots", "study")
+__all__ = [*_MODULES, *_HOME_OF]
 
 
 def __getattr__(name):
-    if name == "plots":
-        return importlib.import_module(".plots", __name__)
+    if name in _MODULES:
+        return importlib.import_module(f".{name}", __name__)
     if name in _HOME_OF:
-        return getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
+        value = getattr(importlib.import_module(f".{_HOME_OF[name]}", __name__), name)
+        globals()[name] = value  # `export` is a module as well, whose import would put itself in the function's place
+        return value
     raise AttributeError(f"module 'cifar_compare' has no attribute '{name}'; it has {', '.join(__all__)}")
 
 

@@ -52,6 +52,7 @@ class Split:
 
     images: np.ndarray
     labels: np.ndarray
+    classes: tuple = CLASSES
 
     def __len__(self):
         return len(self.labels)
@@ -64,7 +65,17 @@ class Data:
     train: Split
     validation: Split
     test: Split
-    fingerprint: str
+    fingerprint: str | None = None
+
+
+def class_names(k, given=None):
+    """Names of k classes."""
+    names = (
+        tuple(given) if given is not None else CLASSES if k == len(CLASSES) else tuple(f"class {i}" for i in range(k))
+    )
+    if len(names) != k or len(set(names)) != k:
+        raise ValueError(f"got {len(names)} names of classes, expected {k} different ones")
+    return names
 
 
 def load_cifar10(folder=None, download=True):

@@ -10,22 +10,25 @@ from scipy.stats import binomtest, norm
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from tqdm import tqdm
 
-from .data import CLASSES
+from . import checks
+from .data import class_names
+from .system import keras_defaults
 
 
 @dataclass(frozen=True, eq=False)
 class Result:
     """What a model answered on n images, and how good that is; made by `evaluate` and `score`."""
 
-    probabilities: np.ndarray  # float32 (n, 10)
+    probabilities: np.ndarray  # float32 (n, k), k being the number of classes
     labels: np.ndarray  # int64 (n,), the true classes
     accuracy: float  # share of right answers, 0 to 1
     interval: tuple[float, float]  # of the accuracy, 95 %, Clopper-Pearson
-    precision: np.ndarray  # float64 (10,), 0 for a class that was never predicted
-    recall: np.ndarray  # float64 (10,), 0 for a class that is not among the labels
-    confusion: np.ndarray  # int64 (10, 10), counts: a row for each true class, a column for each predicted
+    precision: np.ndarray  # float64 (k,), 0 for a class that was never predicted
+    recall: np.ndarray  # float64 (k,), 0 for a class that is not among the labels
+    confusion: np.ndarray  # int64 (k, k), counts: a row for each true class, a column for each predicted
     nll: float  # mean negative log-likelihood, nats; 0 counts as 1.2e-38, which costs 87.3 nats
     ece: float  # expected calibration error, 0 to 1: 15 bins of equal width (Guo et al. 2017)
+    classes: tuple[str, ...]  # names of the k classes
 
     @property
     def predictions(self):
@@ -64,31 +67,46 @@ class Comparison:
         )
 
 
+@keras_defaults()
 def evaluate(model, split, batch_size=250, verbose=False) -> Result:
-    """Let a model answer every image of a split once, and score the answers; errors as for `score`.
+    """Let a model answer every image of a split once, and score the answers.
 
     Args:
-        model: `keras.Model`, uint8 pixels (n, 32, 32, 3) to probabilities (n, 10).
-        split: has `.images`, uint8 (n, 32, 32, 3) with n ≥ 1, and `.labels`, int (n,).
-        batch_size: images at a time; memory grows with this, and not with n.
-        verbose: whether to show a progress bar.
-    """
-    starts = tqdm(range(0, len(split.images), batch_size), unit="batch", disable=not verbose)
-    # `predict` would copy all the images first, and leaks when called in a loop; this does neither.
-    batches = [model.predict_on_batch(split.images[i : i + batch_size]) for i in starts]
-    return score(np.concatenate(batches or [np.empty((0, len(CLASSES)))]), split.labels)
-
-
-def score(probabilities, labels) -> Result:
-    """Score probabilities, float (n, 10), against true classes, int (n,) from 0 to 9.
+        model: `keras.Model`, pixels in [0, 255] to probabilities (n, k).
+        split: `Split`, or a pair (images, labels): images uint8 or float (n, height, width, 3) in [0, 255] with n ≥ 1;
+            labels int (n,) or (n, 1), or one-hot (n, k).
+        batch_size: int, images at a time; memory grows with this, and not with n.
+        verbose: bool, whether to show a progress bar.
 
     Raises:
-        ValueError: a shape or dtype is wrong, a label out of range, or a row no probability distribution.
+        ValueError: images or labels are none, or the model does not take or answer them; nothing was computed yet.
+            Also as of `score`, where the answers are no probabilities.
     """
-    probabilities, labels = _checked(probabilities, labels)
-    guesses, classes = probabilities.argmax(axis=1), range(len(CLASSES))
+    images, labels, classes = checks.split(split)
+    checks.whole(batch_size, "batch_size")
+    _check_fit(model, images, classes)
+    starts = tqdm(range(0, len(images), batch_size), unit="batch", disable=not verbose)
+    # `predict` would copy all the images first, and leaks when called in a loop; this does neither.
+    batches = [model.predict_on_batch(images[i : i + batch_size]) for i in starts]
+    return score(np.concatenate(batches), labels, classes)
+
+
+def score(probabilities, labels, classes=None) -> Result:
+    """Score probabilities, float (n, k), against true classes.
+
+    Args:
+        labels: int (n,) or (n, 1), from 0 to k - 1; or one-hot (n, k).
+        classes: names of the k classes; by default CIFAR-10's where k is 10.
+
+    Raises:
+        ValueError: a shape or dtype is wrong, a label out of range, or a row no probability distribution, or NaN.
+    """
+    probabilities = checks.probabilities(probabilities)
+    classes = class_names(probabilities.shape[1], classes)
+    labels = checks.labels(labels, len(probabilities), classes)
+    guesses, numbers = probabilities.argmax(axis=1), range(len(classes))
     right = int((guesses == labels).sum())
-    precision, recall, *_ = precision_recall_fscore_support(labels, guesses, labels=classes, zero_division=0)
+    precision, recall, *_ = precision_recall_fscore_support(labels, guesses, labels=numbers, zero_division=0)
     counts, accuracies, confidences = calibration_bins(probabilities, labels)
     return Result(
         probabilities=probabilities,
@@ -97,9 +115,10 @@ def score(probabilities, labels) -> Result:
         interval=proportion_interval(right, len(labels)),
         precision=precision,
         recall=recall,
-        confusion=confusion_matrix(labels, guesses, labels=classes),
+        confusion=confusion_matrix(labels, guesses, labels=numbers),
         nll=_nll(probabilities, labels),
         ece=float(np.nansum(counts * np.abs(accuracies - confidences)) / len(labels)),
+        classes=classes,
     )
 
 
@@ -121,14 +140,22 @@ def compare(a, b) -> Comparison:
     return Comparison(n, (only_a - only_b) / n, _paired_interval(only_a, only_b, n), only_a, only_b, p_value)
 
 
+@keras_defaults()
 def calibrate(model, split, batch_size=250, verbose=False) -> float:
     """Fit a temperature on the validation split and fold it into the model, in place; returns it.
 
-    Divides the weights of the Dense layer "logits" in the sub-model "network" by it; only a softmax and
-    constant factors may follow that layer. Answers stay, how sure they are changes. Arguments as in
-    `evaluate`; raises ValueError where there is no such layer, and as `score` does.
+    The weights of the network's last Dense layer, which gives the logits, are divided by it. The most probable class
+    of each image stays; its probability changes.
+
+    Args:
+        As in `evaluate`; the model is one of ours, or of `with_preprocessing`.
+
+    Raises:
+        ValueError: as in `evaluate`, or the model has no such layer.
     """
-    logits = model.get_layer("network").get_layer("logits")
+    from .roles import logits_layer, parts
+
+    logits = logits_layer(parts(model)[1])
     result = evaluate(model, split, batch_size, verbose)
     temperature = fit_temperature(result.probabilities, result.labels)
     logits.set_weights([weights / temperature for weights in logits.get_weights()])
@@ -141,7 +168,8 @@ def fit_temperature(probabilities, labels) -> float:
     Temperature scaling (Guo et al. 2017, arXiv:1706.04599): above 1, the probabilities were over-confident.
     Sought from 1/20 to 20; very small where all is right. Arguments and errors as for `score`.
     """
-    probabilities, labels = _checked(probabilities, labels)
+    probabilities = checks.probabilities(probabilities)
+    labels = checks.labels(labels, len(probabilities), range(probabilities.shape[1]))
     bounds = (-math.log(20), math.log(20))
     fit = minimize_scalar(lambda log_t: _nll(probabilities, labels, math.exp(log_t)), bounds=bounds)
     return math.exp(fit.x)
@@ -178,19 +206,11 @@ def _paired_interval(only_a, only_b, n):
     return float(max(a - b - margin, -1)), float(min(a - b + margin, 1))
 
 
-def _checked(probabilities, labels):
-    probabilities, labels, classes = np.asarray(probabilities), np.asarray(labels), len(CLASSES)
-    n = len(probabilities) if probabilities.ndim else 0
-    if n == 0 or probabilities.shape != (n, classes) or labels.shape != (n,):
-        given = f"probabilities have shape {probabilities.shape} and labels {labels.shape}"
-        raise ValueError(f"{given}, expected (n, {classes}) and (n,) with n ≥ 1: one row and one label an image")
-    if labels.dtype.kind not in "iu" or labels.min() < 0 or labels.max() >= classes:
-        given = f"labels are {labels.dtype} from {labels.min()} to {labels.max()}"
-        raise ValueError(f"{given}, expected integers from 0 to {classes - 1}: number the classes as CLASSES does")
-    probabilities = probabilities.astype(np.float32)
-    sums, least = probabilities.sum(axis=1), probabilities.min(axis=1)
-    # A softmax computed in bfloat16 misses the sum of 1 by some thousandths.
-    for i in np.flatnonzero(~((least >= 0) & (np.abs(sums - 1) < 0.01)))[:1]:
-        given = f"row {i} of the probabilities has sum {sums[i]:.3g} and smallest value {least[i]:.3g}"
-        raise ValueError(f"{given}, expected 1 and at least 0: logits need a softmax first")
-    return probabilities, labels.astype(np.int64)
+def _check_fit(model, images, classes):
+    """Find before any work what a model would only say after it, where the model tells its shapes."""
+    takes, gives = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
+    if isinstance(gives, tuple) and gives[-1] not in (None, len(classes)):
+        raise ValueError(f"the model gives {gives[-1]} probabilities, but the split has {len(classes)} classes")
+    fixed = takes[1:] if isinstance(takes, tuple) and len(takes) == 4 else ()
+    if any(want not in (None, have) for want, have in zip(fixed, images.shape[1:], strict=False)):
+        raise ValueError(f"the model takes {takes}, but the images have shape {images.shape}")

@@ -1,7 +1,7 @@
-"""Degrade images as files do: content carried at few pixels, enlargement on delivery, the corruptions of CIFAR-10-C.
+"""Degrade images: content carried at few pixels, enlargement on delivery, the corruptions of CIFAR-10-C.
 
-RGB images, uint8 `(n, height, width, 3)`, come in and go out; anything else raises ValueError. What becomes of an image
-depends on itself, the settings and the seed, and not on the others.
+Takes and returns RGB images, uint8 `(n, height, width, 3)` with n ≥ 1; anything else raises ValueError. What becomes of
+an image depends on itself, the settings and the seed, and not on the others.
 """
 
 import io
@@ -10,7 +10,8 @@ import numpy as np
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-from .data import digests
+from .. import checks
+from ..data import digests
 
 METHODS = ("nearest", "bilinear", "bicubic", "lanczos")
 # Those of CIFAR-10-C (Hendrycks & Dietterich 2019, arXiv:1903.12261; github.com/hendrycks/robustness, make_cifar_c.py),
@@ -25,28 +26,58 @@ SEVERITIES = {
 
 
 def content(images, size):
-    """What is left of 32×32 images that were carried at `size` px: shrunk with antialiasing, and enlarged again."""
-    return deliver(deliver(images, size, "bicubic"), 32, "bicubic")
+    """Shrink 32×32 images to `size` px with antialiasing and enlarge them again: what is left of their content."""
+    images, size = checked(images, side=32), checks.whole(size, "size")
+    return resized(resized(images, size, "bicubic"), 32, "bicubic")
 
 
 def deliver(images, size, method):
     """Resize to squares of `size` px by one of METHODS, as Pillow does; shrinking antialiases, except by "nearest"."""
-    if method not in METHODS:
-        raise ValueError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
-    return _each(images, lambda image: image.resize((size, size), Image.Resampling[method.upper()]))
+    check_method(method)
+    return resized(checked(images), checks.whole(size, "size"), method)
 
 
 def corrupt(images, name, severity, seed=0):
-    """Apply one of SEVERITIES, at a severity from 1 to 5; `seed` is that of the noise."""
-    if name not in SEVERITIES or severity not in range(1, 6):
+    """Apply one of SEVERITIES, at a severity from 1 to 5; `seed`, an int of at least 0, is that of the noise."""
+    check_corruption(name, severity)
+    return corrupted(checked(images), name, severity, checks.whole(seed, "seed", least=0))
+
+
+def checked(images, what="images", side=None):
+    """The images as an array; ValueError unless they are uint8 (n, height, width, 3), of `side` px if one is given."""
+    images = checks.images(images, what, side)
+    if images.dtype != np.uint8:
+        hint = "keep them as they were stored, or round them: np.rint(images).astype('uint8')"
+        raise ValueError(f"{what} are {images.dtype}, expected uint8: {hint}")
+    return images
+
+
+def check_method(method):
+    """Raise ValueError unless `method` is one of METHODS."""
+    if method not in METHODS:
+        raise ValueError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
+
+
+def check_corruption(name, severity):
+    """Raise ValueError unless `name` is one of SEVERITIES and `severity` an int from 1 to 5."""
+    if not isinstance(name, str) or name not in SEVERITIES or checks.whole(severity, "severity") > 5:
         given = f"corruption {name!r} at severity {severity!r}"
         raise ValueError(f"{given}, expected one of {', '.join(SEVERITIES)} at 1, 2, 3, 4 or 5")
+
+
+def resized(images, size, method):
+    """As `deliver`, without its checks."""
+    return _each(images, lambda image: image.resize((size, size), Image.Resampling[method.upper()]))
+
+
+def corrupted(images, name, severity, seed=0):
+    """As `corrupt`, without its checks."""
     setting = SEVERITIES[name][severity - 1]
     if name == "jpeg":
         return _each(images, lambda image: _through_jpeg(image, setting))
     if name == "pixelate":
         return _each(images, lambda image: _through_blocks(image, setting))
-    values = _checked(images).astype("float32")
+    values = images.astype("float32")
     if name == "gaussian_noise":
         # Drawn by the image's digest, so that an image gets the same noise in every batch and subset.
         draws = (np.random.default_rng((seed, int(digest))) for digest in digests(images))
@@ -66,16 +97,9 @@ def _through_jpeg(image, quality):
 
 
 def _through_blocks(image, share):
-    blocks = image.resize([int(share * side) for side in image.size], Image.Resampling.BOX)
+    blocks = image.resize([max(1, int(share * side)) for side in image.size], Image.Resampling.BOX)
     return blocks.resize(image.size, Image.Resampling.BOX)
 
 
 def _each(images, change):
-    return np.stack([np.asarray(change(Image.fromarray(image))) for image in _checked(images)])
-
-
-def _checked(images):
-    images = np.asarray(images)
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or images.size == 0:
-        raise ValueError(f"images are {images.dtype} {images.shape}, expected uint8 (n, height, width, 3), none empty")
-    return images
+    return np.stack([np.asarray(change(Image.fromarray(image))) for image in images])

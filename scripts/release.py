@@ -1,0 +1,247 @@
+"""Release models: train them, train their recipes with further seeds, measure them.
+
+    python scripts/release.py train NAME ...        train by the recipe, calibrate on the validation split, write file and card
+    python scripts/release.py seeds NAME SEED ...   train the same recipe with further seeds, and note them on the card
+    python scripts/release.py measure [NAME ...]    write the card's figures and the recorded answers to the test split
+
+Needs CIFAR-10. Trainings go on where they were interrupted. Only `measure` looks at the test split: trainings and choices
+are over when it runs. Files and cards are written in one step.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+import io
+import json
+import platform
+import tempfile
+from importlib.metadata import version
+from importlib.resources import files
+from pathlib import Path
+
+import cifar_compare as cc  # before Keras, because it sets what TensorFlow reads when it is imported
+
+# isort: split
+import keras
+import numpy as np
+from PIL import Image
+from scipy.special import softmax
+from sklearn.datasets import load_digits
+
+from cifar_compare.artefacts import SHIPPED
+from cifar_compare.data import digests
+from cifar_compare.evaluation import proportion_interval
+from cifar_compare.models import IMAGE_SIZE, resize
+from cifar_compare.pictures import read_picture
+from cifar_compare.recipes import describe
+from cifar_compare.roles import input_size, multiply_adds
+from cifar_compare.system import path_from, write, write_json
+
+MODELS = Path(__file__).resolve().parents[1] / "models"
+# Weight files that may stand in for the one that Keras downloads, by SHA-256.
+STAND_INS = {
+    "c940d711b5fe256b787769cd6f66c05ce4790b03d13599b219dc36c2232f93df": (
+        "ImageNet weights of Google's MobileNetV2 1.0 224, int8 per channel (google-coral/test_data, "
+        "tf2_mobilenet_v2_1.0_224_ptq.tflite, Apache-2.0), turned back into float32, with BatchNorm statistics "
+        "of 1,024 CIFAR-10 training images at 128 px; not the float32 file that Keras downloads"
+    ),
+}
+# Those that scikit-image carries in its package, so that nothing is downloaded: without `chelsea`, which is a cat,
+# and without what no ordinary camera takes, such as micrographs, retinas and the moon.
+PHOTOGRAPHS = (
+    *("astronaut.png", "brick.png", "camera.png", "clock_motion.png", "coffee.png", "coins.png"),
+    *("grass.png", "gravel.png", "motorcycle_left.png", "rocket.jpg"),
+)
+TILE = 128  # px
+
+
+def train(name, data, runs):
+    """Train a model (or resume, or find it finished), calibrate it, and write the file and its card."""
+    recipe, path = cc.RECIPES[name], MODELS / f"{name}.json"
+    model = new_model(name, recipe.seed)
+    history = cc.train(model, data, recipe, Path(runs) / f"{name}-seed{recipe.seed}")
+    temperature = cc.calibrate(model, data.validation)
+    # Each model that was measured and is replaced was a look at the test split.
+    replaced = json.loads(path.read_text()) if path.exists() else {}
+    earlier = replaced.get("earlier_test_accuracies", [])
+    if "test" in replaced and replaced["history"] != history:
+        earlier = [*earlier, replaced["test"]["accuracy"]]
+    with tempfile.TemporaryDirectory() as folder:
+        model.save(f"{folder}/model.keras")
+        content = Path(folder, "model.keras").read_bytes()
+    MODELS.mkdir(exist_ok=True)
+    card = {
+        "name": name,
+        **save(MODELS / f"{name}.keras", content),
+        "parameters": model.count_params(),
+        "multiply_adds": multiply_adds(model),
+        "input_size": input_size(model),
+        "recipe": describe(recipe),
+        "data_fingerprint": data.fingerprint,
+        "pretrained_weights": None if name == "custom_cnn" else pretrained_weights(),
+        "training_seconds": sum(row["seconds"] for row in history),
+        "hardware": "; then ".join(dict.fromkeys(row["hardware"] for row in history if "hardware" in row)),
+        "versions": {
+            "python": platform.python_version(),
+            "backend": keras.backend.backend(),
+            **{package: version(package) for package in ("keras", "tensorflow", "numpy")},
+        },
+        "temperature": temperature,
+        "earlier_test_accuracies": earlier,
+        "history": history,
+    }
+    write_json(path, card)
+
+
+def new_model(name, seed):
+    return cc.build_custom_cnn(seed) if name == "custom_cnn" else cc.build_mobilenet_v2(seed=seed)
+
+
+def pretrained_weights():
+    """Where the weights came from that MobileNetV2's training started from."""
+    if not (path := path_from("MOBILENET_V2_WEIGHTS")):
+        return "ImageNet weights of keras.applications.MobileNetV2"
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return STAND_INS.get(digest, f"a local file of ImageNet weights, SHA-256 {digest}")
+
+
+def save(path, content):
+    """Write a file, and return its name, size and SHA-256, as the cards carry them."""
+    write(path, content)
+    return {"file": path.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+
+
+def add_seed(name, seed, data, runs):
+    """Train with one more seed, measure on the validation split, and put the row onto the card.
+
+    The seed decides the initial weights, the order of the images and the augmentation. Its earlier row is replaced.
+    """
+    path, recipe = MODELS / f"{name}.json", cc.RECIPES[name]
+    if seed == recipe.seed:
+        raise SystemExit(f"seed {seed} is the released one; give others")
+    if json.loads(path.read_text())["recipe"] != describe(recipe):
+        raise SystemExit(f"{path} tells of another recipe; run `python scripts/release.py train {name}` first")
+    model = new_model(name, seed)
+    history = cc.train(model, data, dataclasses.replace(recipe, seed=seed), Path(runs) / f"{name}-seed{seed}")
+    row = {
+        "seed": seed,
+        "training_accuracy": history[-1]["accuracy"],
+        "validation_accuracy": cc.evaluate(model, data.validation).accuracy,
+        "seconds": sum(epoch["seconds"] for epoch in history),
+        "hardware": history[-1]["hardware"],
+    }
+    card = json.loads(path.read_text())  # anew, because hours have passed
+    others = [other for other in card.get("seeds", []) if other["seed"] != seed]
+    write_json(path, card | {"seeds": sorted([*others, row], key=lambda other: other["seed"])})
+    return row
+
+
+def measure(name, data):
+    """Write the figures of one model onto its card, and its answers to the test images beside it."""
+    path, file = MODELS / f"{name}.json", MODELS / f"{name}.keras"
+    model = keras.saving.load_model(file, compile=False)
+    validation, test = (cc.evaluate(model, split, verbose=True) for split in (data.validation, data.test))
+    threshold = float(np.quantile(validation.probabilities.max(axis=1), 0.05))
+    loss, caught = preprocessing_loss(model, data.validation), share_below(model, threshold)
+    card = json.loads(path.read_text()) | save(file, file.read_bytes())
+    answers = io.BytesIO()
+    np.savez_compressed(
+        answers,
+        probabilities=test.probabilities,
+        labels=test.labels.astype(np.uint8),
+        digests=digests(data.test.images),
+        model_sha256=card["sha256"],
+    )
+    card |= {
+        "validation": figures(validation, card["temperature"]),
+        "test": figures(test, card["temperature"]),
+        "preprocessing_loss": loss,
+        "out_of_distribution": {
+            "score": "maximum probability (Hendrycks & Gimpel 2017, arXiv:1610.02136)",
+            "threshold": threshold,
+            "false_alarms": 0.05,
+            "caught": caught,
+        },
+        "test_predictions": save(MODELS / f"{name}.test_predictions.npz", answers.getvalue()),
+    }
+    write_json(path, card)
+    print(f"{name}: {test}")
+
+
+def figures(result, temperature):
+    """A result as the card carries it, with the calibration error that the temperature removed."""
+    logits = np.log(np.maximum(result.probabilities, np.finfo(np.float32).tiny))
+    before = cc.score(softmax(logits * temperature, axis=1), result.labels)
+    return {
+        "n": len(result.labels),
+        "accuracy": result.accuracy,
+        "interval": list(result.interval),
+        "nll": result.nll,
+        "nll_before_temperature": before.nll,
+        "ece": result.ece,
+        "ece_before_temperature": before.ece,
+    }
+
+
+def preprocessing_loss(model, split, count=50):
+    """What it costs to shrink 1080 px copies (nearest) back to 32 px, by either method, on `count` images a class."""
+    chosen = np.concatenate([np.flatnonzero(split.labels == label)[:count] for label in range(len(split.classes))])
+    images, labels = split.images[chosen], split.labels[chosen]
+    native = model.predict_on_batch(images).argmax(axis=1)
+    measured = {"n": len(images), "native_accuracy": float((native == labels).mean())}
+    for method in ("bicubic", "bilinear"):
+        enlarged = (Image.fromarray(image).resize((1080, 1080), Image.Resampling.NEAREST) for image in images)
+        shrunk = (resize(np.asarray(each, "float32")[None], IMAGE_SIZE, interpolation=method) for each in enlarged)
+        pixels = np.concatenate([keras.ops.convert_to_numpy(each) for each in shrunk])
+        answers = model.predict_on_batch(pixels).argmax(axis=1)
+        measured[method] = {
+            "accuracy": float((answers == labels).mean()),
+            "answers_changed": int((answers != native).sum()),
+            "psnr_db": float(10 * np.log10(255**2 / np.mean((pixels - images.astype("float32")) ** 2))),
+        }
+    return measured
+
+
+def out_of_distribution():
+    """Pictures of none of the ten classes, by kind: tiles of photographs, and handwritten digits."""
+    tiles = []
+    for file in PHOTOGRAPHS:
+        picture = read_picture(files("skimage.data") / file)
+        corners = np.ndindex(picture.shape[0] // TILE, picture.shape[1] // TILE)
+        tiles += [picture[TILE * i :, TILE * j :][:TILE, :TILE] for i, j in corners]
+    grey = np.rint(load_digits().images * (255 / 16)).astype(np.uint8).repeat(4, axis=1).repeat(4, axis=2)
+    return {"photograph_tiles": np.stack(tiles), "digits": np.stack([grey] * 3, axis=-1)}
+
+
+def share_below(model, threshold):
+    """The share of out-of-distribution pictures that the threshold catches; intervals take tiles as independent."""
+    measured = {}
+    for kind, pictures in out_of_distribution().items():
+        below, n = sum(answer.probability < threshold for answer in cc.predict(model, pictures)), len(pictures)
+        measured[kind] = {"n": n, "share": below / n, "interval": list(proportion_interval(below, n))}
+    return measured
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", default="runs", help="folder of the checkpoints (default: %(default)s)")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("train").add_argument("names", nargs="+", choices=list(cc.RECIPES))
+    seeds = commands.add_parser("seeds")
+    seeds.add_argument("names", nargs=1, choices=list(cc.RECIPES), metavar="NAME")
+    seeds.add_argument("seeds", nargs="+", type=int, metavar="SEED")
+    commands.add_parser("measure").add_argument("names", nargs="*", default=SHIPPED, metavar="NAME")
+    given = parser.parse_args()
+    data = cc.load_cifar10()
+    for name in given.names:
+        if given.command == "train":
+            train(name, data, given.runs)
+        elif given.command == "measure":
+            measure(name, data)
+        else:
+            for seed in given.seeds:
+                print(add_seed(name, seed, data, given.runs))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,191 @@
+"""Recipes: everything that a training depends on besides the model and the data."""
+
+import dataclasses
+import functools
+import hashlib
+import inspect
+import math
+import numbers
+import os
+from collections.abc import Callable
+
+import keras
+import numpy as np
+
+from .augmentation import augment
+from .checkpoints import digest
+from .models import INTERPOLATION
+from .optimizers import SGD
+
+_INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos3", "lanczos5")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How a network is trained; a variant is `dataclasses.replace(recipe, seed=1)`.
+
+    Raises ValueError where a field makes no sense.
+    """
+
+    name: str  # of the model, and of the checkpoint's folder
+    stages: tuple[tuple[int, int], ...]  # (epochs, input resolution in px) in turn, the model's own resolution last
+    batch_size: int  # images a step
+    learning_rate: float  # peak, for the mean loss of one batch; cosine from there to zero or the rate of `averaging`
+    warmup: float  # share of these steps on which the learning rate climbs from zero to its peak
+    optimizer: Callable  # called with the learning rate's schedule, returns a `keras.optimizers.Optimizer`
+    # Called with images (n, 32, 32, 3), one-hot labels (n, classes) and a `numpy.random.Generator` for each batch,
+    # returns images and labels; None for images as they are. `cc.augment` is one.
+    augmentation: Callable | None = None
+    flip: bool = True  # mirror every image in every second epoch (alternating flip: Jordan 2024, arXiv:2404.00498)
+    # (epochs, share of the peak) at the end, at a constant rate: what remains is the mean of the weights over all these
+    # steps (stochastic weight averaging: Izmailov et al. 2018, arXiv:1803.05407), with BatchNorm measured anew
+    averaging: tuple[int, float] | None = None
+    label_smoothing: float = 0.0  # probability spread over all classes
+    enlargements: tuple[str, ...] = (INTERPOLATION,)  # to the input resolution, a step by each in turn
+    mixed_precision: bool = False  # multiply in bfloat16 on machines that have instructions for it
+    head_epochs: int = 0  # epochs of the last layer alone, on features computed once, before everything learns
+    seed: int = 0  # of data order and augmentation
+    expected_accuracy: tuple[float, float] = (0.0, 1.0)  # on the test split
+    expected_minutes: float = math.inf  # on two processor cores
+
+    def __post_init__(self):
+        for field in ("stages", "enlargements", "averaging", "expected_accuracy"):
+            object.__setattr__(self, field, _as_tuple(getattr(self, field)))
+        for field in ("batch_size", "head_epochs", "seed"):  # NumPy's integers are no JSON
+            if isinstance(value := getattr(self, field), numbers.Integral):
+                object.__setattr__(self, field, int(value))
+        pairs = isinstance(self.stages, tuple) and all(isinstance(s, tuple) and len(s) == 2 for s in self.stages)
+        for right, field, expected in (
+            (pairs and self.stages, "stages", "at least one pair (epochs, px)"),
+            (pairs and all(_whole(n, 1) for s in self.stages for n in s), "stages", "whole numbers of at least 1"),
+            (_whole(self.batch_size, 1), "batch_size", "a whole number of at least 1"),
+            (_between(self.learning_rate, 0, math.inf), "learning_rate", "a finite number of at least 0"),
+            (_between(self.warmup, 0, 1), "warmup", "a share from 0 to below 1"),
+            (callable(self.optimizer), "optimizer", "a callable that takes a learning rate schedule"),
+            (self.augmentation is None or callable(self.augmentation), "augmentation", "a callable, or None"),
+            (self.averaging is None or _is_averaging(self.averaging), "averaging", "(epochs, share of the peak)"),
+            (_between(self.label_smoothing, 0, 1), "label_smoothing", "a share from 0 to below 1"),
+            (self.enlargements and set(self.enlargements) <= set(_INTERPOLATIONS), "enlargements", _INTERPOLATIONS),
+            (_whole(self.head_epochs, 0), "head_epochs", "a whole number of at least 0"),
+            (_whole(self.seed, 0), "seed", "a whole number of at least 0"),
+        ):
+            if not right:
+                raise ValueError(f"the recipe's {field} is {getattr(self, field)!r}, expected {expected}")
+
+    @property
+    def epochs(self):
+        """Number of epochs over all stages."""
+        return sum(epochs for epochs, _ in self.stages)
+
+    def input_size(self, epoch):
+        """Input resolution in px during `epoch`, counted from 0."""
+        return [size for epochs, size in self.stages for _ in range(epochs)][epoch]
+
+    @property
+    def averaged_epochs(self):
+        """Number of epochs at the end over which the weights are averaged."""
+        return min(self.averaging[0], self.epochs) if self.averaging else 0
+
+
+def describe(value):
+    """A recipe, or a part of one, as it comes back from JSON: what is the same is described alike.
+
+    A function of yours is described by its name and a digest of its source, an object by its class and its fields.
+
+    Raises:
+        ValueError: an object that cannot be told from others of its class.
+    """
+    if isinstance(value, functools.partial):
+        return {**_named(value.func), **describe({**dict(enumerate(value.args)), **value.keywords})}
+    if inspect.isroutine(value) or inspect.isclass(value):
+        return _named(value)
+    if dataclasses.is_dataclass(value):
+        fields = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return fields if isinstance(value, Recipe) else {**_named(type(value)), **fields}
+    if isinstance(value, dict):
+        return {str(key): describe(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [describe(each) for each in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, np.ndarray | os.PathLike):
+        return digest(value) if isinstance(value, np.ndarray) else str(value)
+    if hasattr(value, "get_config"):
+        return {**_named(type(value)), **describe(value.get_config())}
+    given = f"an object of {type(value).__name__}"
+    raise ValueError(f"{given} in a recipe cannot be told from others; use a function, a partial or a dataclass")
+
+
+def _named(function):
+    package = function.__module__.partition(".")[0]
+    named = {"function": f"{package}.{function.__qualname__}"}
+    if package not in ("cifar_compare", "keras"):
+        try:
+            source = inspect.getsource(function)
+        except (OSError, TypeError):  # typed at a prompt, or made of C
+            source = repr(getattr(getattr(function, "__code__", None), "co_code", None))
+        held = describe([cell.cell_contents for cell in getattr(function, "__closure__", None) or ()])
+        named["source"] = hashlib.sha256(f"{source}{held}".encode()).hexdigest()[:16]
+    return named
+
+
+def _as_tuple(value):
+    return tuple(_as_tuple(each) for each in value) if isinstance(value, list | tuple) else value
+
+
+def _whole(value, least):
+    return isinstance(value, int) and not isinstance(value, bool) and value >= least
+
+
+def _between(value, low, end):
+    return isinstance(value, int | float) and low <= value < end
+
+
+def _is_averaging(value):
+    return isinstance(value, tuple) and len(value) == 2 and _whole(value[0], 1) and _between(value[1], 1e-9, 1.0001)
+
+
+RECIPES = {
+    # After airbench94 and 96 (Jordan 2024, arXiv:2404.00498): a learning rate of 9 per 1,024 examples of a summed
+    # loss is 0.57 for the mean over 500, and a decay of 0.012 becomes 0.009 once momentum no longer multiplies it.
+    "custom_cnn": Recipe(
+        name="custom_cnn",
+        stages=((12, 24), (36, 32)),
+        batch_size=500,
+        learning_rate=0.57,
+        warmup=0.2,
+        optimizer=functools.partial(SGD, momentum=0.85, weight_decay=0.009, bias_factor=64.0),
+        augmentation=functools.partial(augment, shift=4, cutout=12),
+        averaging=(6, 0.08),
+        label_smoothing=0.2,
+        mixed_precision=True,
+        expected_accuracy=(0.945, 0.956),
+        expected_minutes=90,
+    ),
+    # Head first, so that its random start does not shake the pretrained features (Kumar et al. 2022, arXiv:2202.10054);
+    # the first epochs at 96 px, which take half the time of 128 px.
+    "mobilenet_v2": Recipe(
+        name="mobilenet_v2",
+        stages=((6, 96), (8, 128)),
+        batch_size=100,
+        learning_rate=4e-4,
+        warmup=0.1,
+        optimizer=functools.partial(keras.optimizers.AdamW, weight_decay=0.05),
+        augmentation=functools.partial(augment, shift=4, cutout=8),
+        label_smoothing=0.1,
+        head_epochs=5,
+        expected_accuracy=(0.950, 0.965),
+        expected_minutes=80,
+    ),
+}
+# Sees its pictures as blocks and as smooth ones, sharp and blurred, and some larger than its input resolution, so that
+# it holds where the preprocessing is bypassed.
+RECIPES["mobilenet_v2_robust"] = dataclasses.replace(
+    RECIPES["mobilenet_v2"],
+    name="mobilenet_v2_robust",
+    stages=((4, 96), (1, 192), (4, 128)),
+    augmentation=functools.partial(augment, shift=4, blur=1.0, cutout=8),
+    enlargements=("bicubic", "nearest", "bilinear"),
+    expected_accuracy=(0.942, 0.956),
+    expected_minutes=80,
+)
