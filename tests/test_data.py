@@ -22,8 +22,8 @@ import numpy as np
 import pooch
 import pytest
 
-from cifar_compare import data
-from cifar_compare.data import DataError, digests, load_cifar10, make_toy_data
+from cifar_compare import batch_files, data
+from cifar_compare.data import CLASSES, DataError, class_names, digests, load_cifar10, make_toy_data
 
 N = 20  # images in each made batch file
 FUZZ_CASES = int(os.environ.get("FUZZ_CASES", "300"))
@@ -64,7 +64,7 @@ def python3_pickle(images, labels, protocol):
 
 def write(folder, images, labels, pickled=python2_pickle):
     folder.mkdir(parents=True, exist_ok=True)
-    for i, name in enumerate(data._FILES):
+    for i, name in enumerate(batch_files.FILES):
         part = slice(i * N, (i + 1) * N)
         (folder / name).write_bytes(pickled(images[part], labels[part]))
     (folder / "batches.meta").write_bytes(b"not read")
@@ -166,6 +166,17 @@ def test_files_saved_again_by_python_3_are_read(made, folder, tmp_path, protocol
     assert same(load_cifar10(folder), load_cifar10(write(tmp_path / "again", *made, pickled)))
 
 
+def test_files_as_published_are_unpickled_and_no_others(made, folder, monkeypatch):
+    monkeypatch.setattr(batch_files, "_without_running", lambda *_: pytest.fail("took the published file for another"))
+    for name in batch_files.FILES:
+        monkeypatch.setitem(batch_files.SHA256, name, hashlib.sha256((folder / name).read_bytes()).hexdigest())
+    plain = load_cifar10(folder)
+    assert len(plain.train) == 90
+    monkeypatch.setitem(batch_files.SHA256, "test_batch", "that of another file")
+    with pytest.raises(pytest.fail.Exception):
+        load_cifar10(folder)
+
+
 def test_no_warning_is_given(folder):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -202,6 +213,21 @@ def test_toy_data_is_seeded_balanced_and_learnable():
     assert np.mean((x_test @ weights).argmax(1) == toy.test.labels) > 0.9
 
 
+@pytest.mark.parametrize("size", [0, -1, 2.5, "10", True])
+def test_toy_data_of_no_images_is_refused(size):
+    with pytest.raises(ValueError, match=r"validation is .*, expected a whole number of at least 1"):
+        make_toy_data(validation=size)
+
+
+def test_names_of_classes():
+    assert class_names(10) == CLASSES
+    assert class_names(2) == ("class 0", "class 1")
+    assert class_names(2, ["cat", "dog"]) == ("cat", "dog")
+    for k, given in ((2, ["cat"]), (2, ["cat", "cat"]), (2, "ab")):
+        with pytest.raises(ValueError, match="expected 2 different names"):
+            class_names(k, given)
+
+
 def test_importing_brings_no_tensorflow():
     code = "import sys, cifar_compare.data; print({'tensorflow', 'keras', 'pooch'} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout == "set()\n"
@@ -236,6 +262,7 @@ def test_a_place_may_be_the_folder_the_one_around_it_or_the_archive(folder, tmp_
         "keras/datasets/cifar-10-batches-py-target",
         "keras/datasets/cifar-10-batches-py-target/cifar-10-batches-py",
         "work/data/cifar-10-batches-py",
+        "data/cifar-10-batches-py",  # of a checkout, whose notebooks/ is the working directory
         "cache/cifar-compare/cifar-10-batches-py",
     ],
 )
@@ -274,11 +301,25 @@ def test_a_given_place_without_cifar10_never_falls_through(made, tmp_path, monke
     refused(None, "CIFAR10_DIR", "holds nothing")
 
 
+def test_where_nothing_is_found_every_place_is_told_by_its_whole_path(made, tmp_path):
+    message = refused(None, "nobody-listens", "CIFAR10_DIR")
+    for place in ("work/data", "data", "keras/datasets/cifar-10-batches-py-target", "cache/cifar-compare"):
+        assert f" {tmp_path / place}," in message.replace("\n", ",\n")
+
+
+@pytest.mark.parametrize("given", ["~/cifar10", "cifar10"])
+def test_a_place_that_was_named_is_told_by_its_whole_path(made, tmp_path, monkeypatch, given):
+    monkeypatch.setenv("HOME", str(tmp_path / "work"))
+    refused(given, f"the given folder: {tmp_path / 'work' / 'cifar10'} cannot be read")
+    monkeypatch.setenv("CIFAR10_DIR", given)
+    refused(None, f"CIFAR10_DIR: {tmp_path / 'work' / 'cifar10'} cannot be read")
+
+
 def test_a_damaged_usual_place_is_passed_over_with_a_warning(made, tmp_path):
     write(tmp_path / "keras/datasets/cifar-10-batches-py", *made)
     (tmp_path / "keras/datasets/cifar-10-batches-py/data_batch_2").write_bytes(b"")
     with pytest.warns(UserWarning, match=r"passed over: data_batch_2 in .*cut short"):
-        refused(None, "on this machine: data_batch_2 in", "nobody-listens")
+        refused(None, "data_batch_2 in", "nobody-listens")
     write(tmp_path / "work/data/cifar-10-batches-py", *made)
     with pytest.warns(UserWarning, match="passed over"):
         assert len(load_cifar10().train) == 90
@@ -394,7 +435,7 @@ def test_nothing_of_an_archive_reaches_the_disk(folder, tmp_path):
 
 
 def test_an_archive_that_inflates_without_end_stops_at_the_limit(tmp_path, made, monkeypatch):
-    monkeypatch.setattr(data, "_TAR_LIMIT", 1 << 20)
+    monkeypatch.setattr(batch_files, "_TAR_LIMIT", 1 << 20)
     header = tarfile.TarInfo("cifar-10-batches-py/data_batch_1")
     header.size = 1 << 33
     path = tmp_path / "bomb.tar.gz"
@@ -563,6 +604,7 @@ def test_every_mirror_that_fails_is_listed_with_its_reason(server, monkeypatch):
     message = refused(None, "none of the usual places", "CIFAR10_DIR", data._ARCHIVE)
     lines = [line for line in message.splitlines() if line.startswith("  - ")]
     assert [line.split()[1] for line in lines] == [
+        "nothing",
         f"{dead}:",
         f"{server[0]}/missing:",
         "scp://nowhere:",
@@ -572,7 +614,7 @@ def test_every_mirror_that_fails_is_listed_with_its_reason(server, monkeypatch):
     assert "404" in lines[1]
 
 
-# Mutations of good files: whatever comes, it is Data or a DataError
+# Mutations of good files: whatever comes, it is read or a BatchError
 
 n_fuzz = 2
 fuzz_images = np.random.default_rng(0).integers(0, 256, (n_fuzz, 32, 32, 3), np.uint8)
@@ -611,10 +653,10 @@ def mutated(raw, mutations):
 
 @fuzz
 @hypothesis.given(st.sampled_from(originals), st.lists(mutation, min_size=1, max_size=5))
-def test_mutated_batch_files_raise_only_data_errors(original, mutations):
+def test_mutated_batch_files_raise_only_batch_errors(original, mutations):
     try:
-        pixels, labels = data._parse_batch(mutated(original, mutations), "a file", n_fuzz)
-    except DataError:
+        pixels, labels = batch_files.parse("test_batch", mutated(original, mutations), n_fuzz)
+    except batch_files.BatchError:
         return
     assert pixels.shape == (n_fuzz, 3, 32, 32)
     assert pixels.dtype == np.uint8
@@ -624,7 +666,7 @@ def test_mutated_batch_files_raise_only_data_errors(original, mutations):
 def small_tar():
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
-        for name in data._FILES:
+        for name in batch_files.FILES:
             member = tarfile.TarInfo(f"cifar-10-batches-py/{name}")
             member.size = 10
             member.pax_headers = {"comment": "ü"} if name == "data_batch_1" else {}
@@ -635,7 +677,7 @@ def small_tar():
 @fuzz
 @hypothesis.given(st.lists(mutation, min_size=1, max_size=5), st.booleans(), st.booleans())
 @hypothesis.example(mutations=[("set", 124, b"\xff")], inside=True, mended=True)  # tarfile: OverflowError
-def test_mutated_archives_raise_only_data_errors(tmp_path, mutations, inside, mended):
+def test_mutated_archives_raise_only_batch_errors(tmp_path, mutations, inside, mended):
     tar = small_tar()
     if inside:
         tar = mutated(tar, mutations)
@@ -647,10 +689,10 @@ def test_mutated_archives_raise_only_data_errors(tmp_path, mutations, inside, me
     path = tmp_path / "archive"
     path.write_bytes(content)
     try:
-        files = data._read(path)
-    except DataError:
+        files = batch_files.read(path)
+    except batch_files.BatchError:
         return
-    assert set(files) == set(data._FILES)
+    assert set(files) == set(batch_files.FILES)
     assert all(type(content) is bytes and len(content) <= 2 * len(tar) for content in files.values())
 
 
@@ -684,12 +726,7 @@ def test_test_images_are_in_the_original_order(cifar10):
     assert cifar10.fingerprint == "1f2a8eaf74c6bde55efabc8c612039739a2726e8f89a946e39917a87a8993066"
 
 
-def test_loading_takes_about_a_second_and_warns_of_nothing(cifar10):
-    seconds = []
+def test_loading_warns_of_nothing(cifar10):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        while len(seconds) < 3 and min(seconds, default=9) > 1.5:  # again where others keep the machine busy
-            began = time.process_time()
-            load_cifar10()
-            seconds.append(time.process_time() - began)
-    assert min(seconds) < 3
+        load_cifar10()

@@ -3,19 +3,18 @@
 Krizhevsky (2009), "Learning Multiple Layers of Features from Tiny Images": 60,000 colour images, ten classes.
 """
 
-import gzip
 import hashlib
-import io
-import itertools
 import math
 import os
-import pickle
-import tarfile
 import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from . import batch_files, checks
+from .batch_files import FILES, FOLDER
+from .system import path_from, upwards
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -32,12 +31,10 @@ FINGERPRINTS = {
 }
 
 _IMAGES_PER_FILE = 10_000
-_ARCHIVE, _FOLDER = "cifar-10-python.tar.gz", "cifar-10-batches-py"
-_FILES = (*(f"data_batch_{i}" for i in range(1, 6)), "test_batch")
-_FILE_LIMIT, _TAR_LIMIT = 64 << 20, 256 << 20  # bytes; CIFAR-10 has 31 MB and 186 MB
+_ARCHIVE = "cifar-10-python.tar.gz"
 _TIMEOUT = (5, 60)  # seconds to connect, and between two arrivals of bytes
 _REMEDY = (
-    f"Give the folder {_FOLDER}, the one around it or {_ARCHIVE} (SHA-256 {ARCHIVE_SHA256}), in the call or "
+    f"Give the folder {FOLDER}, the one around it or {_ARCHIVE} (SHA-256 {ARCHIVE_SHA256}), in the call or "
     "in CIFAR10_DIR; or give none, remove what is damaged, and it is downloaded."
 )
 
@@ -48,11 +45,17 @@ class DataError(RuntimeError):
 
 @dataclass(frozen=True)
 class Split:
-    """images: uint8 (n, 32, 32, 3), RGB in [0, 255]. labels: int64 (n,), indices into CLASSES."""
+    """Images, labels and the names of their classes.
+
+    Attributes:
+        images: uint8 (n, 32, 32, 3), RGB in [0, 255].
+        labels: int64 (n,), places in `classes`.
+        classes: tuple of str.
+    """
 
     images: np.ndarray
     labels: np.ndarray
-    classes: tuple = CLASSES
+    classes: tuple[str, ...] = CLASSES
 
     def __len__(self):
         return len(self.labels)
@@ -69,50 +72,62 @@ class Data:
 
 
 def class_names(k, given=None):
-    """Names of k classes."""
-    names = (
-        tuple(given) if given is not None else CLASSES if k == len(CLASSES) else tuple(f"class {i}" for i in range(k))
-    )
-    if len(names) != k or len(set(names)) != k:
-        raise ValueError(f"got {len(names)} names of classes, expected {k} different ones")
+    """The names of k classes, tuple of str: those given, else CIFAR-10's where k is 10, else "class 0", "class 1" ….
+
+    Raises ValueError where other than k different names are given.
+    """
+    if given is None:
+        return CLASSES if k == len(CLASSES) else tuple(f"class {i}" for i in range(k))
+    names = tuple(map(str, given))
+    if isinstance(given, str) or len(names) != k or len(set(names)) != k:
+        raise ValueError(f"classes are {given!r:.80}, expected {k} different names, one for each probability")
     return names
 
 
 def load_cifar10(folder=None, download=True):
     """CIFAR-10 as Data: 45,000 training, 5,000 validation and 10,000 test images, verified by their content.
 
-    Looks in `folder`, else in CIFAR10_DIR; where neither is given, in Keras's caches, ./data and our cache;
-    last, unless `download` is False, it fetches the archive (170 MB) from CIFAR10_URL (one or more addresses)
-    or from MIRRORS. A place may be the folder `cifar-10-batches-py`, the folder around it, or the archive.
+    Looks in `folder`, else in CIFAR10_DIR. Where neither is given, it looks in Keras's caches, in `data/` in the
+    working directory and above it, and in our cache; last, unless `download` is False, it fetches the archive (170 MB)
+    from CIFAR10_URL (one or more addresses) or from MIRRORS. A place may be the folder `cifar-10-batches-py`, the
+    folder around it, or the archive.
 
     Training images come sorted by their SHA-256, and validation takes the 500 smallest of each class: copies
     that order their files differently give the same Data. Test images keep their order.
 
-    Raises DataError where CIFAR-10 is missing, damaged or another data set, and where no mirror gives it.
+    Raises DataError where CIFAR-10 is missing, damaged or another data set, and where no mirror gives it; the message
+    names every place that was tried.
     """
-    place = folder if folder is not None else os.environ.get("CIFAR10_DIR") or None
+    place = Path(folder).expanduser() if folder is not None else path_from("CIFAR10_DIR")
     if place is not None:
-        place = Path(place).expanduser()
+        place = Path(os.path.abspath(place))
         try:
             return _load((_sources(place) or [place])[0])
         except DataError as error:
             given = "the given folder" if folder is not None else "CIFAR10_DIR"
             raise DataError(f"{given}: {error}") from None
-    refused = []
-    for source in itertools.chain.from_iterable(map(_sources, _usual_places())):
-        try:
-            return _load(source)
-        except DataError as error:
-            warnings.warn(f"passed over: {error}", stacklevel=2)
-            refused.append(f"on this machine: {error}")
-    return _load(_download(refused, download))
+    tried, empty = [], []
+    for place in _usual_places():
+        sources = _sources(place)
+        empty += [] if sources else [str(place)]
+        for source in sources:
+            try:
+                return _load(source)
+            except DataError as error:
+                warnings.warn(f"passed over: {error}", stacklevel=2)
+                tried.append(str(error))
+    return _load(_download([f"nothing lies in {', '.join(empty)}", *tried], download))
 
 
 def make_toy_data(seed=0, train=400, validation=100, test=100):
     """Made Data for tests: ten balanced classes, each of its own colour and stripes, under noise.
 
-    The same seed gives the same images. A small network learns them in a few dozen steps.
+    The same seed gives the same images. A small network learns them in a few dozen steps. `train`, `validation` and
+    `test` are numbers of images, at least 1; anything else raises ValueError.
     """
+    checks.whole(seed, "seed", 0)
+    for size, name in ((train, "train"), (validation, "validation"), (test, "test")):
+        checks.whole(size, name)
     rng = np.random.default_rng(seed)
     hue = np.arange(10) * np.pi / 5
     colours = 128 + 60 * np.cos(hue[:, None] + np.array([0, 2, 4]) * np.pi / 3)
@@ -145,8 +160,8 @@ def _usual_places():
 
     keras = Path(os.environ.get("KERAS_HOME") or "~/.keras").expanduser() / "datasets"
     # Two names that keras.datasets.cifar10 has had for its folder, three for the archive beside it.
-    names = [name + end for name in (f"{_FOLDER}-target", _FOLDER) for end in ("", "_archive", ".tar.gz")]
-    return [keras, *(keras / name for name in names), Path("data"), Path(pooch.os_cache("cifar-compare"))]
+    names = [name + end for name in (f"{FOLDER}-target", FOLDER) for end in ("", "_archive", ".tar.gz")]
+    return [keras, *(keras / name for name in names), *upwards("data"), Path(pooch.os_cache("cifar-compare"))]
 
 
 def _sources(place):
@@ -154,13 +169,13 @@ def _sources(place):
     try:
         if place.is_file():
             return [place]
-        folders = [f for f in (place, place / _FOLDER) if any((f / name).exists() for name in _FILES)]
+        folders = [f for f in (place, place / FOLDER) if any((f / name).exists() for name in FILES)]
         return folders + [place / _ARCHIVE] * (place / _ARCHIVE).is_file()
     except OSError:  # no permission to look inside
         return []
 
 
-def _download(failures, allowed):
+def _download(tried, allowed):
     import pooch
 
     for url in (os.environ.get("CIFAR10_URL", "").split() or MIRRORS) if allowed else ():
@@ -169,20 +184,26 @@ def _download(failures, allowed):
             cache = pooch.os_cache("cifar-compare")
             return Path(pooch.retrieve(url, f"sha256:{ARCHIVE_SHA256}", _ARCHIVE, cache, downloader=get))
         except (OSError, ValueError) as error:
-            failures.append(f"{url}: {' '.join(str(error).split()) or type(error).__name__}")
-    reasons = "".join(f"\n  - {line}" for line in failures)
-    mirrors = "no mirror gave it" if allowed else "was not to be downloaded"
-    raise DataError(f"CIFAR-10 is in none of the usual places, and {mirrors}:{reasons}\n{_REMEDY}")
+            tried.append(f"{url}: {' '.join(str(error).split()) or type(error).__name__}")
+    reasons = "".join(f"\n  - {line}" for line in tried)
+    mirrors = "could not be downloaded" if allowed else "was not to be downloaded"
+    raise DataError(f"CIFAR-10 is in none of the usual places, and it {mirrors}:{reasons}\n{_REMEDY}")
 
 
 def _load(source):
     n, train = _IMAGES_PER_FILE, 5 * _IMAGES_PER_FILE
     images = np.empty((6 * n, 32, 32, 3), np.uint8)
     labels = np.empty(6 * n, np.int64)
-    files = _read(source)
-    for i, name in enumerate(_FILES):
+    try:
+        files = batch_files.read(source)
+    except batch_files.BatchError as error:
+        raise DataError(f"{source} {error}. {_REMEDY}") from None
+    for i, name in enumerate(FILES):
         rows = slice(i * n, (i + 1) * n)
-        pixels, labels[rows] = _parse_batch(files.pop(name), f"{name} in {source}", n)
+        try:
+            pixels, labels[rows] = batch_files.parse(name, files.pop(name), n)
+        except batch_files.BatchError as error:
+            raise DataError(f"{name} in {source} {error}. {_REMEDY}") from None
         for channel in range(3):  # five times faster than one transposed copy
             images[rows, ..., channel] = pixels[:, channel]
     order, train_print = _hash(images[:train], labels[:train])
@@ -210,95 +231,3 @@ def _hash(images, labels):
         labelled.append(digest.digest())
     order = np.array(sorted(range(len(alone)), key=alone.__getitem__))
     return order, hashlib.sha256(b"".join(sorted(labelled))).hexdigest()
-
-
-def _read(source):
-    """The content of the six files by name, from folder or archive; reads are bounded, nothing unpacked."""
-    files, names = {}, []
-    try:
-        if not (source.is_dir() or source.is_file()):
-            raise FileNotFoundError("there is no such file or folder")
-        if source.is_dir():
-            names = sorted(entry.name for entry in source.iterdir())
-            for name in (name for name in _FILES if (source / name).is_file()):
-                with open(source / name, "rb") as file:
-                    files[name] = file.read(_FILE_LIMIT)
-        else:
-            with gzip.open(source) as file:
-                tar = file.read(_TAR_LIMIT)
-            with tarfile.open(fileobj=io.BytesIO(tar), mode="r:") as archive:
-                for member in itertools.islice(archive, 50):  # crafted headers can send tarfile in circles
-                    names.append(member.name.removeprefix("./")[:60])
-                    folder, _, name = names[-1].partition("/")
-                    if folder == _FOLDER and name in _FILES and member.isreg():
-                        files[name] = tar[member.offset_data : member.offset_data + member.size]
-    except Exception as error:  # tarfile alone lets half a dozen kinds through
-        raise DataError(f"{source} cannot be read as a folder or a gzipped tar: {error}. {_REMEDY}") from None
-    if missing := [name for name in _FILES if name not in files]:
-        other = any("cifar-100" in name for name in names) or {"train", "test", "meta"} <= set(names)
-        found = f"{names[:9] or 'nothing'}{' and more' * (len(names) > 9)}{' (CIFAR-100, it seems)' * other}"
-        raise DataError(f"{source} holds {found}, but no file {', '.join(missing)}. {_REMEDY}")
-    return files
-
-
-class _Rationed(dict):
-    def __getitem__(self, code):
-        self.left -= 1
-        if self.left < 0 or code not in self:
-            raise pickle.UnpicklingError(f"opcode {bytes([code])!r} is not CIFAR-10's, or one too many")
-        return super().__getitem__(code)
-
-
-class _BatchUnpickler(pickle._Unpickler):
-    """Reads a batch file as Python 2 or 3 wrote it; imports, calls and hashes nothing the file asks for.
-
-    Names become text, calls pairs (what, arguments), dictionaries lists (key, value, key, …). The pure
-    Python unpickler takes its opcodes from a table, and no index in the file can blow up its memo.
-    """
-
-    ADMITTED = """PROTO FRAME STOP MARK NONE NEWFALSE NEWTRUE BININT BININT1 BININT2 BINSTRING SHORT_BINSTRING
-        BINBYTES SHORT_BINBYTES BINUNICODE SHORT_BINUNICODE EMPTY_LIST APPENDS TUPLE TUPLE1 TUPLE2 TUPLE3
-        BINPUT LONG_BINPUT MEMOIZE BINGET LONG_BINGET GLOBAL STACK_GLOBAL
-        EMPTY_DICT:EMPTY_LIST SETITEMS:APPENDS REDUCE:TUPLE2 BUILD:TUPLE2"""
-    NAMES = """numpy.core.multiarray._reconstruct numpy._core.multiarray._reconstruct numpy.ndarray
-        numpy.dtype _codecs.encode"""
-
-    def __init__(self, raw, ration):
-        super().__init__(io.BytesIO(raw), encoding="bytes")
-        table = {}
-        for name, _, replacement in (word.partition(":") for word in self.ADMITTED.split()):
-            table[getattr(pickle, name)[0]] = self.dispatch[getattr(pickle, replacement or name)[0]]
-        self.dispatch = _Rationed(table)
-        self.dispatch.left = ration
-
-    def find_class(self, module, name):
-        if f"{module}.{name}" not in self.NAMES.split():
-            raise pickle.UnpicklingError(f"it asks for {f'{module}.{name}'[:60]!r}, which was refused")
-        return f"{module}.{name}"
-
-
-def _spellings(word):
-    return word, word.encode(), ("_codecs.encode", (word, "latin1"))  # the last is Python 3's for bytes
-
-
-def _parse_batch(raw, where, n):
-    """Pixels, uint8 (n, 3, 32, 32), and labels, list of n, from a batch file's content; else DataError."""
-    try:
-        items = _BatchUnpickler(raw, ration=20 * n + 1000).load()
-        pairs = list(zip(items[::2], items[1::2], strict=True)) if type(items) is list else []
-        words = ("labels", "data", "fine_labels")
-        batch = {word: value for word in words for key, value in pairs if key in _spellings(word)}
-        if "fine_labels" in batch:
-            raise pickle.UnpicklingError("it is a file of CIFAR-100")
-        labels, (_, (_, shape, ((_, (kind, _, _)), _), fortran, pixels)) = batch["labels"], batch["data"]
-        pixels = pixels[1][0].encode("latin-1") if isinstance(pixels, tuple) else pixels
-        if shape != (n, 3072) or kind not in _spellings("u1") or fortran:
-            raise pickle.UnpicklingError(f"it does not hold {n:,} images of 32×32×3 bytes")
-        if type(labels) is not list or [type(k) is int and 0 <= k < 10 for k in labels] != [True] * n:
-            raise pickle.UnpicklingError(f"its labels are not {n:,} whole numbers from 0 to 9")
-        return np.frombuffer(pixels, np.uint8).reshape(n, 3, 32, 32), labels
-    except pickle.UnpicklingError as error:
-        reason = str(error)
-    except Exception:
-        reason = "it is cut short, or not laid out as CIFAR-10's files are"
-    raise DataError(f"{where} ({len(raw):,} bytes, first {raw[:12]!r}) is damaged or foreign: {reason}. {_REMEDY}")
