@@ -610,8 +610,8 @@ def test_every_mirror_that_fails_is_listed_with_its_reason(server, monkeypatch):
         "scp://nowhere:",
         "nonsense:",
     ]
-    assert "refused" in lines[0]
-    assert "404" in lines[1]
+    assert "refused" in lines[1]
+    assert "404" in lines[2]
 
 
 # Mutations of good files: whatever comes, it is read or a BatchError
