@@ -27,18 +27,17 @@ compare: setup  ## verify the weights, measure both models, run the notebooks, w
 test: setup  ## lint, unit tests, and the notebooks under nbval as they are shown and as a smoke run
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
-	$(BIN)/pytest -n 2 --dist loadfile -m "not alone" tests
-	$(BIN)/pytest -m alone tests
+	$(BIN)/pytest -n 2 --dist loadfile tests
 	$(BIN)/pytest -n 2 --dist loadfile --nbval-lax --nbval-cell-timeout 600 notebooks
 	CIFAR_COMPARE_MODE=smoke $(BIN)/pytest -n 2 --dist loadfile --nbval-lax --nbval-cell-timeout 600 notebooks
 
 train: setup  ## train the models anew and ship them (hours; resumes where it was interrupted)
-	$(BIN)/python scripts/train.py custom_cnn mobilenet_v2 mobilenet_v2_robust
+	$(BIN)/python scripts/release.py train custom_cnn mobilenet_v2 mobilenet_v2_robust
 	$(MAKE) results
 
 seeds: setup  ## train either recipe with two more seeds and note on the cards how far they spread (hours; resumes)
-	$(BIN)/python scripts/seeds.py custom_cnn 1 2
-	$(BIN)/python scripts/seeds.py mobilenet_v2 1 2
+	$(BIN)/python scripts/release.py seeds custom_cnn 1 2
+	$(BIN)/python scripts/release.py seeds mobilenet_v2 1 2
 	$(BIN)/python scripts/readme.py
 
 experiments: setup  ## try ideas for the CNN one at a time, into docs/experiments.md (hours; goes on where it stopped)
@@ -49,12 +48,12 @@ bench: setup  ## measure how fast the code is on an idle machine, and print the 
 	$(BIN)/python scripts/bench.py
 
 results: setup  ## rebuild every derived file: cards, recorded predictions, study, notebook outputs, README
-	$(BIN)/python scripts/measure.py
+	$(BIN)/python scripts/release.py measure
 	$(BIN)/python scripts/study.py
-	$(BIN)/python scripts/run_notebooks.py
+	$(BIN)/python scripts/report.py --notebooks
 	$(BIN)/python scripts/readme.py
 
-fuzz: setup  ## feed 10,000 mutated files to each reader
+fuzz: setup  ## feed 10,000 mutated files to each reader, and 10,000 odd calls to each public function
 	FUZZ_CASES=10000 $(BIN)/pytest tests -k "fuzz or mutated"
 
 lock: setup  ## pin the newest versions that pyproject.toml admits

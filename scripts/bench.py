@@ -4,11 +4,10 @@
     python scripts/bench.py --tables       the tables of what is recorded
     python scripts/bench.py --baseline     train the published CNN once, hours; goes on where it was stopped
 
-Needs CIFAR-10 and an idle machine. Parts: share, inference, exports, growth, race.
+Needs CIFAR-10 and an idle machine. Parts: start, share, inference, exports, growth, race.
 """
 
 import argparse
-import contextlib
 import dataclasses
 import json
 import os
@@ -16,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import nullcontext
 from pathlib import Path
 
 import cifar_compare as cc  # before Keras, because it sets what TensorFlow reads when it is imported
@@ -24,11 +24,17 @@ import cifar_compare as cc  # before Keras, because it sets what TensorFlow read
 import keras
 import numpy as np
 from experiments import RECORD as EXPERIMENTS
-from experiments import WIDTHS, short_recipe, write
+from experiments import WIDTHS, short_recipe
+from markdown import interval, percent, table
 
-from cifar_compare import training
 from cifar_compare.artefacts import NAMES, verify
-from cifar_compare.models import ENTRY_SIZE, multiply_adds
+from cifar_compare.hardware import hardware
+from cifar_compare.kernels import fused, precision, training_dtype
+from cifar_compare.models import IMAGE_SIZE
+from cifar_compare.optimizers import schedule
+from cifar_compare.roles import multiply_adds, parts
+from cifar_compare.system import write_json
+from cifar_compare.training import batches, trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD, PUBLISHED = ROOT / "results" / "bench.json", ROOT / "results" / "published_cnn.json"
@@ -92,21 +98,20 @@ def train_published(data, epochs=CAP, folder=RUNS, record=PUBLISHED):
         history.append(row | {"epoch": len(history) + 1, "seconds": time.perf_counter() - start})
         model.save(partial)
         partial.replace(file)
-        told = {"parameters": model.count_params(), "hardware": training._hardware(), "cap": epochs}
-        write(record, told | {"data_fingerprint": data.fingerprint, "history": history})
+        told = {"parameters": model.count_params(), "hardware": hardware(), "cap": epochs}
+        write_json(record, told | {"data_fingerprint": data.fingerprint, "history": history})
     return history
 
 
-def step_seconds(network, data, recipe, size, fused=True, compiled=False):
+def step_seconds(network, data, recipe, size, faster=fused, compiled=False):
     """Seconds of one training step, as `train` takes it, or without its own BatchNorm and GELU, or compiled by XLA."""
-    optimizer = training._optimizer(recipe, 1000)
+    optimizer = recipe.optimizer(schedule(recipe, 1000))
     optimizer.build(network.trainable_variables)
-    batch = next(training._batches(data.train, recipe, 0))
-    faster = training._fused(network) if fused else contextlib.nullcontext()
-    with training._precision(network, training._dtype(recipe)), faster:
-        trainer = training._trainer(network, size, optimizer, recipe, recipe.enlargements[0])
-        trainer.jit_compile = compiled
-        return median_seconds(lambda: trainer.train_on_batch(*batch))
+    batch = next(batches(data.train, recipe, 0))
+    with precision(network, training_dtype(recipe)), faster(network):
+        made = trainer(network, size, optimizer, recipe)
+        made.jit_compile = compiled
+        return median_seconds(lambda: made.train_on_batch(*batch))
 
 
 def bare(network, *kinds):
@@ -124,22 +129,22 @@ def share(data):
     """Training throughput against the peak for large matrix products of the same dtype, and what the input costs."""
     recipe = cc.RECIPES["custom_cnn"]
     model = cc.build_custom_cnn()
-    dtype = training._dtype(recipe).removeprefix("mixed_")
+    dtype = training_dtype(recipe).removeprefix("mixed_")
     side = 4096
     matrix = keras.ops.cast(keras.random.normal((side, side), seed=0), dtype)
     product = median_seconds(lambda: float(keras.ops.cast(keras.ops.matmul(matrix, matrix)[0, 0], "float32")))
-    network = model.get_layer("network")
-    step = step_seconds(network, data, recipe, ENTRY_SIZE)
-    batches = training._batches(data.train, recipe, 0)
+    network = parts(model)[1]
+    step = step_seconds(network, data, recipe, IMAGE_SIZE)
+    made = batches(data.train, recipe, 0)
     norm, gelu = keras.layers.BatchNormalization, keras.layers.Activation
     plain = dataclasses.replace(recipe, mixed_precision=False)
     variants = {
-        "without BatchNorm": step_seconds(bare(network, norm), data, recipe, ENTRY_SIZE),
-        "without GELU": step_seconds(bare(network, gelu), data, recipe, ENTRY_SIZE),
-        "without either": step_seconds(bare(network, norm, gelu), data, recipe, ENTRY_SIZE),
-        "with BatchNorm and GELU as Keras makes them": step_seconds(network, data, recipe, ENTRY_SIZE, fused=False),
-        "all in float32": step_seconds(network, data, plain, ENTRY_SIZE),
-        "all compiled by XLA": step_seconds(network, data, recipe, ENTRY_SIZE, fused=False, compiled=True),
+        "without BatchNorm": step_seconds(bare(network, norm), data, recipe, IMAGE_SIZE),
+        "without GELU": step_seconds(bare(network, gelu), data, recipe, IMAGE_SIZE),
+        "without either": step_seconds(bare(network, norm, gelu), data, recipe, IMAGE_SIZE),
+        "with BatchNorm and GELU as Keras makes them": step_seconds(network, data, recipe, IMAGE_SIZE, nullcontext),
+        "all in float32": step_seconds(network, data, plain, IMAGE_SIZE),
+        "all compiled by XLA": step_seconds(network, data, recipe, IMAGE_SIZE, nullcontext, True),
     }
     return {
         "dtype": dtype,
@@ -147,7 +152,7 @@ def share(data):
         # Forward, gradient of the pictures and gradient of the weights: three products of a multiplication and a sum.
         "training_gflops": 3 * 2 * multiply_adds(model) * recipe.batch_size / step / 1e9,
         "images_per_second": recipe.batch_size / step,
-        "input_seconds": median_seconds(lambda: next(batches)),
+        "input_seconds": median_seconds(lambda: next(made)),
         "step_seconds": step,
         "variants": variants,
     }
@@ -194,11 +199,11 @@ def inference(data):
             rows.append(row | {"on": "JAX", "latency_ms": 1e3 * one, "per_second": many, "apart": apart})
             cc.export(name, f"{folder}/network.tflite")
             ask = lite(Interpreter(f"{folder}/network.tflite", num_threads=os.cpu_count()))
-            entered = model.get_layer("entry").predict_on_batch(pixels[:250])
+            entered = parts(model)[0].predict_on_batch(pixels[:250])
             apart = float(np.abs(ask(entered) - answers[:250]).max())
             one = median_seconds(lambda ask=ask, x=entered[:1]: ask(x))
             many = median_seconds(lambda ask=ask, x=entered: ask(x))
-            on = "LiteRT, without entry"
+            on = "LiteRT, without preprocessing"
             rows.append(row | {"on": on, "latency_ms": 1e3 * one, "per_second": 250 / many, "apart": apart})
     return rows
 
@@ -224,17 +229,17 @@ def exports(data):
 
     rows = []
     for name in NAMES:
-        card, entry = cc.load_card(name), cc.load_model(name).get_layer("entry")
-        for precision in ("float32", "float16", "int8"):
+        card, preprocessing = cc.load_card(name), parts(cc.load_model(name))[0]
+        for digits in ("float32", "float16", "int8"):
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "network.tflite"
-                cc.export(name, path, precision)
+                cc.export(name, path, digits)
                 ask, answers = lite(Interpreter(str(path), num_threads=os.cpu_count())), []
                 for start in range(0, len(data.test), 250):
                     pixels = data.test.images[start : start + 250].astype("float32")
-                    answers.append(ask(np.asarray(entry.predict_on_batch(pixels))))
+                    answers.append(ask(np.asarray(preprocessing.predict_on_batch(pixels))))
                 result = cc.score(np.concatenate(answers), data.test.labels)
-                row = {"model": name, "sha256": card["sha256"], "precision": precision, "bytes": path.stat().st_size}
+                row = {"model": name, "sha256": card["sha256"], "precision": digits, "bytes": path.stat().st_size}
             rows.append(row | {"accuracy": result.accuracy, "interval": list(result.interval)})
     return rows
 
@@ -256,13 +261,13 @@ def once(job, n, size):
 
 
 def grow(job, n, size):
-    """Do one job on n images at one working size; its seconds, the first step's included, and its peak of memory."""
+    """Do one job on n images at one input resolution; its seconds, with the first step's, and peak of memory."""
     start = time.perf_counter()
     data = cc.load_cifar10()
     if job != "load":
         few = cc.Split(data.train.images[:n], data.train.labels[:n])
         # At 32 px the custom CNN, above it MobileNetV2, whose size is what grows.
-        model = cc.build_custom_cnn() if size == 32 else cc.build_mobilenet_v2(weights=None, working_size=size)
+        model = cc.build_custom_cnn() if size == 32 else cc.build_mobilenet_v2(weights=None, input_size=size)
         name = "custom_cnn" if size == 32 else "mobilenet_v2"
         recipe = dataclasses.replace(cc.RECIPES[name], stages=((1, size),), averaging=None, head_epochs=0)
         start = time.perf_counter()
@@ -308,7 +313,7 @@ def race(data):
     runs = [row for row in json.loads(EXPERIMENTS.read_text()) if row["idea"] == "recipe"]
     recipe, model = short_recipe(), cc.build_custom_cnn(0, WIDTHS)
     an_epoch = -(-len(data.train) // recipe.batch_size)
-    network = model.get_layer("network")
+    network = parts(model)[1]
     ours = sum(count * an_epoch * step_seconds(network, data, recipe, size) for count, size in recipe.stages)
     return {
         "target": TARGET,
@@ -323,12 +328,18 @@ def race(data):
     }
 
 
-PARTS = {"share": share, "inference": inference, "exports": exports, "growth": growth, "race": race}
+def start(data):
+    """Seconds of the command for one picture, each in a new process, and of importing Keras alone."""
+    picture = ROOT / "test_images" / "cat_test.jpg"
+    command = [sys.executable, "-m", "cifar_compare", "predict", str(picture)]
+    calls = {"command": command, "keras": [sys.executable, "-c", "import keras"]}
+    return {
+        name: median_seconds(lambda call=call: subprocess.run(call, capture_output=True, check=True), 3, 1)
+        for name, call in calls.items()
+    }
 
 
-def table(head, rows):
-    """A Markdown table."""
-    return "\n".join("| " + " | ".join(map(str, row)) + " |" for row in [head, ["---"] * len(head), *rows])
+PARTS = {"start": start, "share": share, "inference": inference, "exports": exports, "growth": growth, "race": race}
 
 
 def tables(record):
@@ -358,39 +369,31 @@ def tables(record):
             f"it would thus reach {100 * reached * part['step_seconds'] / part['variants']['without either']:.0f} % of "
             "the peak: the rest of a step is BatchNorm and GELU, which work value by value, not by matrix products."
         )
+    if part := record.get("start"):
+        told.append(
+            f"**Start.** `cifar-compare predict` takes {part['command']:.1f} s for one picture; importing Keras "
+            f"takes {part['keras']:.1f} s of it."
+        )
     if part := record.get("inference"):
         head = ["model", "on", "one picture, ms", "pictures a second", "largest difference of a probability"]
-        cells = ("latency_ms", "per_second", "apart")
         rows = [
-            [row["model"], row["on"], *(f"{row[c]:{f}}" for c, f in zip(cells, (".1f", ",.0f", ".1e"), strict=True))]
+            [row["model"], row["on"], f"{row['latency_ms']:.1f}", f"{row['per_second']:,.0f}", f"{row['apart']:.1e}"]
             for row in part
         ]
         told.append("**Inference**\n\n" + table(head, rows))
     if part := record.get("exports"):
         head = ["model", "precision", "MB", "test accuracy, % [95 % interval]"]
-        rows = [
-            [
-                row["model"],
-                row["precision"],
-                f"{row['bytes'] / 1e6:.1f}",
-                f"{100 * row['accuracy']:.2f} [{100 * row['interval'][0]:.2f}, {100 * row['interval'][1]:.2f}]",
-            ]
-            for row in part
-        ]
+        rows = [[row["model"], row["precision"], f"{row['bytes'] / 1e6:.1f}", percent(row["accuracy"])] for row in part]
+        for row, cells in zip(part, rows, strict=True):
+            cells[-1] += f" {interval(row['interval'])}"
         told.append("**Exports**\n\n" + table(head, rows))
     if part := record.get("growth"):
-        head = ["what", "images", "working size, px", "seconds", "images a second", "peak memory, MiB"]
-        rows = [
-            [
-                row["job"],
-                f"{row['n']:,}",
-                row["size"],
-                f"{row['seconds']:.1f}",
-                f"{row['n'] / row['seconds']:,.0f}",
-                f"{row['peak_mib']:,.0f}",
-            ]
-            for row in part
-        ]
+        head = ["what", "images", "input resolution, px", "seconds", "images a second", "peak memory, MiB"]
+        rows = []
+        for row in part:
+            n, seconds = row["n"], row["seconds"]
+            speed = [f"{seconds:.1f}", f"{n / seconds:,.0f}", f"{row['peak_mib']:,.0f}"]
+            rows.append([row["job"], f"{n:,}", row["size"], *speed])
         told.append(
             "**Growth.** Time grows with the images, memory does not. At 32 px the CNN, above it MobileNetV2.\n\n"
             + table(head, rows)
@@ -418,8 +421,8 @@ def main():
         data = cc.load_cifar10()
         for name in given.parts or PARTS:
             print(f"measuring {name}")
-            record |= {"hardware": training._hardware(), name: PARTS[name](data)}
-            write(RECORD, record)
+            record |= {"hardware": hardware(), name: PARTS[name](data)}
+            write_json(RECORD, record)
     if not record:
         raise SystemExit(f"{RECORD} is missing; run `python scripts/bench.py`")
     print(tables(record))

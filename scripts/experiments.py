@@ -293,6 +293,12 @@ def trainings(card):
     return [released, *card.get("seeds", [])]
 
 
+def on_two_cores(card):
+    """The training by a card's recipe on two processor cores; without any, that of the released model."""
+    rows = trainings(card)
+    return next((row for row in rows if row["hardware"].startswith("2 cores")), rows[0])
+
+
 def full_runs():
     """The CNN's full trainings: those by the released recipe, as its card has them, and those of the record."""
     card = cc.load_card("custom_cnn")

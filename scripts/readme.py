@@ -9,43 +9,34 @@ from pathlib import Path
 
 import bench
 import experiments
-import seeds
+import numpy as np
 import study
+from markdown import interval, percent, table
 
 import cifar_compare as cc
 from cifar_compare.artefacts import NAMES, SHIPPED
 from cifar_compare.evaluation import proportion_interval
-from cifar_compare.low_res import read
+from cifar_compare.system import write
 
 README = Path(__file__).resolve().parents[1] / "README.md"
 TITLES = {"custom_cnn": "custom CNN, from scratch", "mobilenet_v2": "MobileNetV2, fine-tuned"}
 
 
-def percent(share, digits=2):
-    return f"{100 * share:.{digits}f}"
-
-
 def results_table():
     """Both models on the test split, a row each."""
-    rows = [
-        "| model | test accuracy, % [95 % interval] | negative log-likelihood, nats "
-        "| calibration error before → after temperature, % | weights, M | multiply-adds, M | epochs | training, min |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    head = ["model", "test accuracy, % [95 % interval]", "negative log-likelihood, nats"]
+    head += ["calibration error before → after temperature, %", "weights, M", "multiply-adds, M", "epochs"]
+    rows = []
     for name in NAMES:
         card = cc.load_card(name)
-        test, recipe = card["test"], card["recipe"]
-        low, high = test["interval"]
-        epochs = sum(epochs for epochs, _ in recipe["stages"])
-        both = (experiments.trainings(card)[0], seeds.on_two_cores(card))
+        test = card["test"]
+        both = (experiments.trainings(card)[0], experiments.on_two_cores(card))
         told = dict.fromkeys(f"{row['seconds'] / 60:.0f} on {row['hardware'].split(',')[0]}" for row in both)
-        rows.append(
-            f"| {TITLES[name]} | **{percent(test['accuracy'])}** [{percent(low)}, {percent(high)}] "
-            f"| {test['nll']:.3f} | {percent(test['ece_before_temperature'], 1)} → {percent(test['ece'], 1)} "
-            f"| {card['parameters'] / 1e6:.2f} | {card['multiply_adds'] / 1e6:.0f} | {epochs} "
-            f"| {'; '.join(told)} |"
-        )
-    return "\n".join(rows)
+        cells = [TITLES[name], f"**{percent(test['accuracy'])}** {interval(test['interval'])}", f"{test['nll']:.3f}"]
+        cells += [f"{percent(test['ece_before_temperature'], 1)} → {percent(test['ece'], 1)}"]
+        cells += [f"{card['parameters'] / 1e6:.2f}", f"{card['multiply_adds'] / 1e6:.0f}"]
+        rows.append([*cells, sum(epochs for epochs, _ in card["recipe"]["stages"]), "; ".join(told)])
+    return table([*head, "training, min"], rows)
 
 
 def paired_sentence():
@@ -60,13 +51,26 @@ def paired_sentence():
     )
 
 
+def spread(card):
+    """In words, what all trainings by a card's recipe had on the validation split; or that there is but one."""
+    rows = experiments.trainings(card)
+    percents = 100 * np.array([row["validation_accuracy"] for row in rows])
+    if len(percents) < 2:
+        return "only one seed was trained so far"
+    return (
+        f"mean {percents.mean():.2f} %, standard deviation {percents.std(ddof=1):.2f} points, "
+        f"range {percents.min():.2f} to {percents.max():.2f} % "
+        f"({len(percents)} trainings, of the seeds {', '.join(str(row['seed']) for row in rows)})"
+    )
+
+
 def seeds_sentence():
     """How far the validation accuracy of either recipe spreads, and where the released model was trained."""
     cards = {TITLES[name].split(",")[0]: cc.load_card(name) for name in NAMES}
-    told = [f"{title}, {seeds.spread(card)}" for title, card in cards.items()]
+    told = [f"{title}, {spread(card)}" for title, card in cards.items()]
     elsewhere = []
     for title, card in cards.items():
-        if (row := seeds.on_two_cores(card))["hardware"] != card["hardware"]:
+        if (row := experiments.on_two_cores(card))["hardware"] != card["hardware"]:
             test = f" and {percent(row['test_accuracy'])} % on the test split" if "test_accuracy" in row else ""
             elsewhere.append(
                 f" The released {title} was trained on {card['hardware']}, in {card['training_seconds'] / 60:.0f} min. "
@@ -91,62 +95,40 @@ def looks_sentence():
     return once + before + also
 
 
-def working_size_sentence():
-    """What the short runs said from which MobileNetV2's working size was chosen."""
-    record = json.loads((README.parent / "results" / "working_size.json").read_text())
-    runs = []
-    for size, run in record["sizes"].items():
-        low, high = (percent(end, 1) for end in run["interval"])
-        runs.append(f"{percent(run['accuracy'], 1)} % [{low}, {high}] at {size} px")
-    difference, low, high = (100 * x for x in (record["difference"]["value"], *record["difference"]["interval"]))
-    short = f"{record['epochs']} epochs on {record['training_images']:,} images"
-    return (
-        f"MobileNetV2 works at {cc.load_card('mobilenet_v2')['working_size']} px. Short runs ({short}) had on the "
-        f"{record['validation_images']:,} validation images {' and '.join(runs)}, "
-        f"a difference of {difference:+.1f} points [{low:+.1f}, {high:+.1f}]."
-    )
-
-
-def entry_table():
-    """What a detour over 1080 px costs through the entry, measured on the validation split."""
-    rows = [
-        "| model | entry | answers changed | accuracy, % (native) | reconstruction, dB |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+def preprocessing_table():
+    """What a detour over 1080 px costs through the preprocessing, measured on the validation split."""
+    rows = []
     for name in NAMES:
-        lost = cc.load_card(name)["entry_loss"]
+        lost = cc.load_card(name)["preprocessing_loss"]
         for method in ("bicubic", "bilinear"):
             row = lost[method]
-            rows.append(
-                f"| {TITLES[name]} | {method} | {row['answers_changed']} of {lost['n']} "
-                f"| {percent(row['accuracy'], 1)} ({percent(lost['native_accuracy'], 1)}) | {row['psnr_db']:.1f} |"
-            )
-    return "\n".join(rows)
+            accuracy = f"{percent(row['accuracy'], 1)} ({percent(lost['native_accuracy'], 1)})"
+            changed = f"{row['answers_changed']} of {lost['n']}"
+            rows.append([TITLES[name], method, changed, accuracy, f"{row['psnr_db']:.1f}"])
+    return table(["model", "resized by", "answers changed", "accuracy, % (native)", "reconstruction, dB"], rows)
 
 
-def unlike_table():
-    """What the threshold on the highest probability flags: of the test images wrongly, of strangers rightly."""
+def out_of_distribution_table():
+    """What the threshold on the highest probability flags: of the test images wrongly, of other pictures rightly."""
 
-    def flagged(share, interval, n):
-        low, high = interval
-        return f"{percent(share, 1)} [{percent(low, 1)}, {percent(high, 1)}] of {n:,}"
+    def flagged(share, interval_, n):
+        return f"{percent(share, 1)} {interval(interval_, 1)} of {n:,}"
 
-    rows = [
-        "| model | threshold, % | test images flagged, % | tiles of photographs flagged, % | digits flagged, % |",
-        "| --- | --- | --- | --- | --- |",
-    ]
+    rows = []
     for name in NAMES:
-        unlike, probabilities = cc.load_card(name)["unlike"], cc.load_predictions(name).probabilities
-        n, below = len(probabilities), int((probabilities.max(axis=1) < unlike["threshold"]).sum())
+        told, probabilities = cc.load_card(name)["out_of_distribution"], cc.load_predictions(name).probabilities
+        n, below = len(probabilities), int((probabilities.max(axis=1) < told["threshold"]).sum())
         cells = [flagged(below / n, proportion_interval(below, n), n)]
-        cells += [flagged(**unlike["caught"][kind]) for kind in ("photograph_tiles", "digits")]
-        rows.append(f"| {TITLES[name]} | {percent(unlike['threshold'], 1)} | {' | '.join(cells)} |")
-    return "\n".join(rows)
+        caught = [told["caught"][kind] for kind in ("photograph_tiles", "digits")]
+        cells += [flagged(kind["share"], kind["interval"], kind["n"]) for kind in caught]
+        rows.append([TITLES[name], percent(told["threshold"], 1), *cells])
+    head = ["model", "threshold, %", "test images flagged, %", "tiles of photographs flagged, %", "digits flagged, %"]
+    return table(head, rows)
 
 
 def findings():
     """What the study of low resolution found."""
-    return study.findings(read(study.TABLE))
+    return study.findings(cc.study.read(study.TABLE))
 
 
 def robust_sentence():
@@ -160,18 +142,18 @@ def robust_sentence():
     usual, robust = (cc.load_card(name) for name in SHIPPED[1:])
     told = []
     for card in (robust, usual):
-        low, high = card["validation"]["interval"]
-        told.append(f"{percent(card['validation']['accuracy'])} % [{percent(low)}, {percent(high)}]")
+        told.append(f"{percent(card['validation']['accuracy'])} % {interval(card['validation']['interval'])}")
     price = 100 * (robust["validation"]["accuracy"] - usual["validation"]["accuracy"])
     paired = cc.compare(cc.load_predictions(SHIPPED[2]), cc.load_predictions(SHIPPED[1]))
     low, high = (100 * end for end in paired.interval)
-    test, ends, recipe = robust["test"], robust["test"]["interval"], robust["recipe"]
+    test, recipe = robust["test"], robust["recipe"]
     return (
         f"The robust MobileNetV2 was trained for {epochs(robust)}, in place of {epochs(usual)}; its pictures were "
-        f"enlarged by {', '.join(recipe['enlargements'])} in turn, and blurred by up to {recipe['blur']:g} px. Its "
+        f"enlarged by {', '.join(recipe['enlargements'])} in turn, and blurred by up to "
+        f"{recipe['augmentation']['blur']:g} px. Its "
         f"price on ordinary images: on the validation split {told[0]} against "
         f"{told[1]}, {price:+.2f} points; on the test split **{percent(test['accuracy'])}** % "
-        f"[{percent(ends[0])}, {percent(ends[1])}], paired {100 * paired.difference:+.2f} points "
+        f"{interval(test['interval'])}, paired {100 * paired.difference:+.2f} points "
         f"[{low:+.2f}, {high:+.2f}]."
     )
 
@@ -186,9 +168,9 @@ PARTS = {
     "paired": paired_sentence,
     "seeds": seeds_sentence,
     "looks": looks_sentence,
-    "working_size": working_size_sentence,
-    "entry": entry_table,
-    "unlike": unlike_table,
+    "input_size": lambda: experiments.input_size_sentence(json.loads(experiments.RECORD.read_text())),
+    "preprocessing": preprocessing_table,
+    "out_of_distribution": out_of_distribution_table,
     "low_res": findings,
     "robust": robust_sentence,
     "bench": bench_tables,
@@ -207,4 +189,4 @@ def fill(text):
 
 
 if __name__ == "__main__":
-    README.write_text(fill(README.read_text()))
+    write(README, fill(README.read_text()))

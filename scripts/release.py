@@ -1,11 +1,11 @@
 """Release models: train them, train their recipes with further seeds, measure them.
 
-    python scripts/release.py train NAME ...        train by the recipe, calibrate on the validation split, write file and card
+    python scripts/release.py train NAME ...        train by the recipe, calibrate, write file and card
     python scripts/release.py seeds NAME SEED ...   train the same recipe with further seeds, and note them on the card
     python scripts/release.py measure [NAME ...]    write the card's figures and the recorded answers to the test split
 
-Needs CIFAR-10. Trainings go on where they were interrupted. Only `measure` looks at the test split: trainings and choices
-are over when it runs. Files and cards are written in one step.
+Needs CIFAR-10. Trainings go on where they were interrupted. Only `measure` looks at the test split: trainings and
+choices are over when it runs. Files and cards are written in one step.
 """
 
 import argparse

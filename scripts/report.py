@@ -42,7 +42,7 @@ pre{{background:#f4f4f4;padding:1em;white-space:pre-wrap}}img{{max-width:100%}}<
 
 
 def run(path, to=None):
-    """Execute one notebook in its own folder, and write it back, or a copy with all its pictures into the folder `to`."""
+    """Execute a notebook in its own folder, and write it back, or a copy with all its pictures into the folder `to`."""
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}})
     client.execute(stderr=subprocess.DEVNULL)  # of the kernel itself, where TensorFlow greets; cells keep theirs

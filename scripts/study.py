@@ -153,7 +153,7 @@ def _robust(of):
         if row["minus_preprocessing_high"] < -HELD:
             word = f"loses more than {100 * HELD:.0f} points"
         told.append(
-            f"Bypassing it ({row['route']}) it gets {row:accuracy}, {row:preprocessing} from there, and so {word} {row}."
+            f"Bypassing it ({row['route']}) it gets {row:accuracy}, {row:preprocessing} from there, so {word} {row}."
         )
     yield (
         f"**Closing it by training.** Of the published pictures the robust MobileNetV2 gets {through:accuracy} right "

@@ -12,6 +12,7 @@ import pytest
 
 import cifar_compare as cc
 from cifar_compare.artefacts import NAMES
+from cifar_compare.roles import parts
 
 
 @pytest.fixture(scope="module")
@@ -85,7 +86,7 @@ def test_the_tables_say_ratios_of_what_was_measured():
 
 
 def test_a_bare_network_lacks_only_the_layers_named():
-    network = cc.build_custom_cnn(0, (8, 8, 8)).get_layer("network")
+    network = parts(cc.build_custom_cnn(0, (8, 8, 8)))[1]
     bare = bench.bare(network, keras.layers.BatchNormalization)
     weights = [sum(math.prod(weight.shape) for weight in model.trainable_weights) for model in (network, bare)]
     assert weights[0] - weights[1] == 6 * 8
@@ -135,4 +136,4 @@ def test_unknown_parts_are_refused(capsys, monkeypatch):
     monkeypatch.setattr("sys.argv", ["bench.py", "speed"])
     with pytest.raises(SystemExit):
         bench.main()
-    assert "no part speed; there are share" in capsys.readouterr().err
+    assert "no part speed; there are start share" in capsys.readouterr().err

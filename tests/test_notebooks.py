@@ -15,7 +15,7 @@ from PIL import Image
 import cifar_compare as cc
 
 PATHS = sorted((Path(__file__).parents[1] / "notebooks").glob("*.ipynb"))
-TAG = "dataset-picture"  # `scripts/run_notebooks.py` drops the outputs of cells with this tag
+TAG = "dataset-picture"  # `scripts/report.py --notebooks` drops the outputs of cells with this tag
 
 every_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
@@ -90,7 +90,7 @@ def test_keeps_no_picture_of_the_data_set(path):
         draws = "gallery(" in cell.source and re.search(r"\b(data|test|images)\b", cell.source)
         if draws or TAG in cell.metadata.get("tags", []):
             assert TAG in cell.metadata.get("tags", []), f"this cell needs the tag {TAG}:\n{cell.source}"
-            assert not cell.outputs, "run scripts/run_notebooks.py, which drops such pictures"
+            assert not cell.outputs, "run scripts/report.py --notebooks, which drops such pictures"
 
 
 def test_the_first_explains_every_field_of_the_recipe():

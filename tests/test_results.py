@@ -4,20 +4,20 @@ import os
 import subprocess
 import sys
 
-import measure
+import experiments
 import numpy as np
 import pytest
 import readme
-import seeds
+import release
 import study
 from scipy.stats import binomtest
 
 import cifar_compare as cc
-from cifar_compare import low_res
 from cifar_compare.artefacts import NAMES, SHIPPED, verify
 from cifar_compare.data import digests
 from cifar_compare.evaluation import proportion_interval
-from cifar_compare.models import multiply_adds
+from cifar_compare.recipes import describe
+from cifar_compare.roles import multiply_adds, parts
 
 
 @pytest.fixture(scope="module", params=SHIPPED)
@@ -57,17 +57,11 @@ def test_accuracy_and_time_lie_in_what_the_recipe_promises(name, card):
     recipe = cc.RECIPES[name]
     low, high = recipe.expected_accuracy
     assert low <= card["test"]["accuracy"] <= high
-    assert seeds.on_two_cores(card)["seconds"] / 60 <= min(100, 1.25 * recipe.expected_minutes)
+    assert experiments.on_two_cores(card)["seconds"] / 60 <= min(100, 1.25 * recipe.expected_minutes)
 
 
 def test_card_tells_the_recipe_that_is_in_the_code(name, card):
-    import json
-
-    from cifar_compare.training import _as_json
-
-    promised = ("expected_accuracy", "expected_minutes")
-    told = {key: value for key, value in card["recipe"].items() if key not in promised}
-    assert told == json.loads(json.dumps(_as_json(cc.RECIPES[name])))
+    assert card["recipe"] == describe(cc.RECIPES[name])
 
 
 def test_history_has_every_epoch(name, card):
@@ -79,7 +73,7 @@ def test_history_has_every_epoch(name, card):
 
 def test_shipped_model_holds_nothing_but_inference(model):
     assert not model.compiled
-    layers = [layer for part in ("entry", "network") for layer in model.get_layer(part).layers]
+    layers = [layer for part in parts(model) for layer in part.layers]
     assert all(type(layer).__module__.startswith("keras.") for layer in layers)
     assert not any("random" in type(layer).__name__.lower() for layer in layers)
     assert all(layer.dtype_policy.name == "float32" for layer in layers)
@@ -114,9 +108,9 @@ def test_recorded_predictions_join_on_the_images(name, card, cifar10):
         np.testing.assert_array_equal(file["labels"], cifar10.test.labels)
 
 
-def test_card_tells_how_much_that_is_unlike_is_caught(card, model):
-    told = card["unlike"]["caught"]
-    again = measure.caught(model, card["unlike"]["threshold"])
+def test_card_tells_how_many_pictures_of_something_else_are_caught(card, model):
+    told = card["out_of_distribution"]["caught"]
+    again = release.share_below(model, card["out_of_distribution"]["threshold"])
     assert list(told) == list(again) == ["photograph_tiles", "digits"]
     for kind, entry in told.items():
         assert entry["n"] == again[kind]["n"] > 0
@@ -128,7 +122,11 @@ def test_card_tells_how_much_that_is_unlike_is_caught(card, model):
 
 def test_threshold_has_the_false_alarms_it_claims(card, model, cifar10):
     highest = cc.evaluate(model, cifar10.validation).probabilities.max(axis=1)
-    assert np.isclose(card["unlike"]["threshold"], np.quantile(highest, card["unlike"]["false_alarms"]), atol=1e-3)
+    assert np.isclose(
+        card["out_of_distribution"]["threshold"],
+        np.quantile(highest, card["out_of_distribution"]["false_alarms"]),
+        atol=1e-3,
+    )
 
 
 JAX = """
@@ -153,12 +151,12 @@ def test_shipped_file_answers_the_same_on_jax_with_keras_alone(name, card, model
 
 
 def test_low_res_table_is_whole_and_of_the_shipped_files(name, card):
-    rows = {row["id"]: row for row in low_res.read(study.TABLE) if row["model"] == name}
-    ways = low_res.WAYS[:3] if name == NAMES[0] else low_res.WAYS
-    cells = {(f"{name}/{file.file}/{way}", file.n) for file in low_res.FILES for way in file.ways if way in ways}
+    rows = {row["id"]: row for row in cc.study.read(study.TABLE) if row["model"] == name}
+    routes = cc.study.ROUTES[:3] if name == NAMES[0] else cc.study.ROUTES
+    cells = {(f"{name}/{c.name}/{route}", c.n) for c in cc.study.CONDITIONS for route in c.routes if route in routes}
     assert {(key, row["n"]) for key, row in rows.items()} == cells
     assert {row["model_sha256"] for row in rows.values()} == {card["sha256"]}
-    native, recorded = rows[f"{name}/content-32/entry"], cc.load_predictions(name)
+    native, recorded = rows[f"{name}/content-32/preprocessing"], cc.load_predictions(name)
     assert native["accuracy"] == pytest.approx(recorded.accuracy, abs=3e-4)
     if name != NAMES[0]:
         paired = cc.compare(recorded, cc.load_predictions(NAMES[0]))

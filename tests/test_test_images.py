@@ -12,7 +12,7 @@ TEST_IMAGES = REPOSITORY / "test_images"
 
 @pytest.fixture(scope="module")
 def renderer():
-    spec = importlib.util.spec_from_file_location("renderer", REPOSITORY / "scripts" / "render_test_images.py")
+    spec = importlib.util.spec_from_file_location("renderer", TEST_IMAGES / "render.py")
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module

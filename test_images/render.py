@@ -1,6 +1,6 @@
-"""Render the pictures in `test_images/`: an airliner, a cat and a lorry, lit scenes of signed distance functions.
+"""Render the pictures beside this file: an airliner, a cat and a lorry, lit scenes of signed distance functions.
 
-    python scripts/render_test_images.py [FOLDER]
+    python test_images/render.py [FOLDER]
 
 Sphere tracing (Hart 1996) in NumPy: a shape is a function from points to their distance from its surface, and a ray
 walks by that distance until it arrives. Points are arrays (3, n): x to the right, y up, z towards the viewer.
@@ -297,4 +297,4 @@ def main(folder):
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1] if sys.argv[1:] else Path(__file__).resolve().parents[1] / "test_images"))
+    main(Path(sys.argv[1] if sys.argv[1:] else Path(__file__).resolve().parent))

@@ -4,16 +4,18 @@ import dataclasses
 import json
 from unittest import mock
 
+import experiments
 import numpy as np
 import pytest
-import seeds
+import readme
+import release
 
 import cifar_compare as cc
 
 
 @pytest.fixture
 def card(tmp_path, monkeypatch):
-    monkeypatch.setattr(seeds, "MODELS", tmp_path)
+    monkeypatch.setattr(release, "MODELS", tmp_path)
     path = tmp_path / "custom_cnn.json"
     path.write_text(json.dumps({key: value for key, value in cc.load_card("custom_cnn").items() if key != "seeds"}))
     return path
@@ -27,7 +29,7 @@ def test_a_further_seed_is_trained_as_the_released_one_and_put_onto_the_card(car
         return [{"accuracy": 0.9, "seconds": 2.0, "hardware": "none"}] * 3
 
     with mock.patch.object(cc, "train", spy):
-        rows = [seeds.add("custom_cnn", seed, data, tmp_path / "runs") for seed in (2, 1, 2)]
+        rows = [release.add_seed("custom_cnn", seed, data, tmp_path / "runs") for seed in (2, 1, 2)]
     after = json.loads(card.read_text())
     assert after.pop("seeds") == [rows[1], rows[2]]
     assert after == before
@@ -43,11 +45,11 @@ def test_the_released_seed_and_another_recipe_are_refused(card, tmp_path):
     data, told = cc.make_toy_data(train=20, validation=20, test=20), json.loads(card.read_text())
     with mock.patch.object(cc, "train") as trained:
         with pytest.raises(SystemExit, match="seed 0 is the released one"):
-            seeds.add("custom_cnn", 0, data, tmp_path)
-        told["recipe"]["shift"] = 3
+            release.add_seed("custom_cnn", 0, data, tmp_path)
+        told["recipe"]["batch_size"] = 3
         card.write_text(json.dumps(told))
-        with pytest.raises(SystemExit, match=r"another recipe; run `python scripts/train\.py custom_cnn`"):
-            seeds.add("custom_cnn", 1, data, tmp_path)
+        with pytest.raises(SystemExit, match=r"another recipe; run `python scripts/release\.py train custom_cnn`"):
+            release.add_seed("custom_cnn", 1, data, tmp_path)
     trained.assert_not_called()
 
 
@@ -63,16 +65,16 @@ CARD = {
 
 
 def test_the_spread_is_that_of_all_trainings():
-    assert seeds.spread(CARD) == "only one seed was trained so far"
+    assert readme.spread(CARD) == "only one seed was trained so far"
     further = [{"seed": 1, "validation_accuracy": 0.953}, {"seed": 4, "validation_accuracy": 0.944}]
     # Mean 0.949; deviations 0.1, 0.4 and -0.5 points: the root of 0.42 / 2.
-    assert seeds.spread(CARD | {"seeds": further}) == (
+    assert readme.spread(CARD | {"seeds": further}) == (
         "mean 94.90 %, standard deviation 0.46 points, range 94.40 to 95.30 % (3 trainings, of the seeds 0, 1, 4)"
     )
 
 
 def test_the_training_on_two_cores_is_found_wherever_it_is_told():
     gpu, mill = ({"seed": 1, "seconds": 9.0, "hardware": hardware} for hardware in ("a GPU", CARD["hardware"]))
-    assert seeds.on_two_cores(CARD | {"seeds": [mill]})["seconds"] == 60.0
-    assert seeds.on_two_cores(CARD | {"hardware": "a GPU", "seeds": [gpu, mill]}) == mill
-    assert seeds.on_two_cores(CARD | {"hardware": "a GPU", "seeds": [gpu]})["seconds"] == 60.0
+    assert experiments.on_two_cores(CARD | {"seeds": [mill]})["seconds"] == 60.0
+    assert experiments.on_two_cores(CARD | {"hardware": "a GPU", "seeds": [gpu, mill]}) == mill
+    assert experiments.on_two_cores(CARD | {"hardware": "a GPU", "seeds": [gpu]})["seconds"] == 60.0
