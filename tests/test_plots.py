@@ -429,7 +429,7 @@ def test_accuracy_against_cost(results, tmp_path):
 
 @pytest.mark.parametrize("cost", [0, -1.0, float("nan"), float("inf"), "3", None])
 def test_accuracy_against_a_cost_that_is_none_is_refused(results, cost):
-    with pytest.raises(ValueError, match="multiply-adds of a are .*, expected a number above 0"):
+    with pytest.raises(ValueError, match=r"multiply-adds of a are .*, expected a number above 0"):
         plots.accuracy_against_cost({"a": (cost, results["weak"])})
 
 

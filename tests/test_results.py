@@ -1,5 +1,6 @@
 """What is shipped and what is told about it agree: weights, cards, recorded predictions, README."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -122,11 +123,8 @@ def test_card_tells_how_many_pictures_of_something_else_are_caught(card, model):
 
 def test_threshold_has_the_false_alarms_it_claims(card, model, cifar10):
     highest = cc.evaluate(model, cifar10.validation).probabilities.max(axis=1)
-    assert np.isclose(
-        card["out_of_distribution"]["threshold"],
-        np.quantile(highest, card["out_of_distribution"]["false_alarms"]),
-        atol=1e-3,
-    )
+    told = card["out_of_distribution"]
+    assert np.isclose(told["threshold"], np.quantile(highest, told["false_alarms"]), atol=1e-3)
 
 
 JAX = """
@@ -161,6 +159,41 @@ def test_low_res_table_is_whole_and_of_the_shipped_files(name, card):
     if name != NAMES[0]:
         paired = cc.compare(recorded, cc.load_predictions(NAMES[0]))
         assert native["minus_first"] == pytest.approx(paired.difference, abs=6e-4)
+
+
+def test_what_the_readme_concludes_from_the_table_is_true_of_its_figures():
+    of = {row["id"]: row for row in cc.study.read(study.TABLE)}
+    cnn, mobile, robust = SHIPPED
+    held = 0.02  # what loses no more than this, by its interval, is said to hold
+
+    for condition in ("published", "published-truck"):  # most of the loss is the bypass's
+        row = of[f"{mobile}/{condition}/bypass-nearest"]
+        assert row["minus_preprocessing_high"] < 0
+        assert row["minus_preprocessing"] / row["minus_native"] > 0.5
+    for harmless in ("1080-bicubic/bypass-nearest", "1080-nearest/preprocessing"):
+        assert of[f"{mobile}/{harmless}"]["minus_native_low"] > -held
+    for harm in ("1080-nearest/bypass-nearest", "native/bypass-nearest"):
+        assert of[f"{mobile}/{harm}"]["minus_native_high"] < -0.5
+    for name in (cnn, mobile):  # the least and the greatest cost that are named are that
+        larger = [c.name for c in cc.study.DELIVERIES if c.study == "delivery" and c.size > 32]
+        costs = sorted(larger, key=lambda condition: of[f"{name}/{condition}/preprocessing"]["minus_native"])
+        assert (costs[0], costs[-1]) == ("1080-bilinear", "224-nearest")
+
+    leads = [f"{condition}/preprocessing" for condition in ("published", "published-truck", "content-32")]
+    leads += [f"content-{px}/preprocessing" for px in (24, 16, 12, 8)]
+    leads += [f"{c}-{i}/preprocessing" for c in ("gaussian_noise", "gaussian_blur", "contrast") for i in range(1, 6)]
+    leads += [f"gaussian_noise-{i}/bypass-bilinear" for i in range(1, 6)]
+    assert all(of[f"{mobile}/{row}"]["minus_first_low"] > 0 for row in leads)
+    for row in [f"jpeg-{i}" for i in range(1, 6)] + [f"pixelate-{i}" for i in (1, 2, 3)]:
+        row = of[f"{mobile}/{row}/preprocessing"]
+        assert row["minus_first_low"] < 0 < row["minus_first_high"]
+    assert all(of[f"{mobile}/pixelate-{i}/preprocessing"]["minus_first_high"] < 0 for i in (4, 5))
+
+    for route in ("bypass-nearest", "bypass-bilinear"):
+        assert of[f"{robust}/published/{route}"]["minus_preprocessing_low"] > -held
+    assert of[f"{robust}/published/bypass-nearest-224"]["minus_preprocessing_high"] < -held
+    shares = [of[f"{name}/content-16/preprocessing"] for name in SHIPPED]
+    assert all(a["accuracy_high"] < b["accuracy_low"] for a, b in itertools.pairwise(shares))
 
 
 def test_readme_says_what_the_cards_say():
