@@ -14,7 +14,7 @@ import numpy as np
 
 from . import batch_files, checks
 from .batch_files import FILES, FOLDER
-from .system import path_from, upwards
+from .system import path_from, printable, upwards
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -80,7 +80,9 @@ def class_names(k, given=None):
         return CLASSES if k == len(CLASSES) else tuple(f"class {i}" for i in range(k))
     names = tuple(map(str, given))
     if isinstance(given, str) or len(names) != k or len(set(names)) != k:
-        raise ValueError(f"classes are {given!r:.80}, expected {k} different names, one for each probability")
+        raise ValueError(
+            f"classes are {printable(repr(given), 80)}, expected {k} different names, one for each probability"
+        )
     return names
 
 

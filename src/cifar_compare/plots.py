@@ -18,6 +18,7 @@ from sklearn.metrics import ConfusionMatrixDisplay
 from . import checks
 from .data import CLASSES
 from .evaluation import Result, calibration_bins, proportion_interval
+from .system import printable
 
 # Okabe & Ito's palette, which people with any common colour blindness can tell apart.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -134,7 +135,9 @@ def gallery(images, titles=None, columns=8):
     if not isinstance(images, list) or len({image.shape for image in images}) < 2:
         images = checks.images(images)
     if titles is not None and (isinstance(titles, str) or len(titles) != len(images)):
-        raise ValueError(f"got {len(images)} images and titles {titles!r:.80}, expected a list of one title for each")
+        raise ValueError(
+            f"got {len(images)} images and titles {printable(repr(titles), 80)}, expected a list of one title for each"
+        )
     columns = min(checks.whole(columns, "columns"), len(images))
     rows = -(-len(images) // columns)
     lines = 0 if titles is None else max(str(title).count("\n") + 1 for title in titles)
@@ -221,7 +224,7 @@ def accuracy_against_cost(rows):
         or not rows
         or not all(isinstance(row, tuple) and len(row) == 2 for row in rows.values())
     ):
-        raise ValueError(f"got {rows!r:.80}, expected a dict of (multiply-adds, Result) by name")
+        raise ValueError(f"got {printable(repr(rows), 80)}, expected a dict of (multiply-adds, Result) by name")
     _results({name: result for name, (_, result) in rows.items()})
     for name, (cost, _) in rows.items():
         if not (isinstance(cost, numbers.Real) and 0 < cost < math.inf):
@@ -261,7 +264,7 @@ def _pairs(given):
 
 
 def _unexpected(given, expected):
-    return ValueError(f"got {given!r:.80}, expected {expected}, or a dict of them by name")
+    return ValueError(f"got {printable(repr(given), 80)}, expected {expected}, or a dict of them by name")
 
 
 def _results(given):

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from .. import checks
 from ..data import digests
 from ..evaluation import compare, proportion_interval, score
-from ..system import keras_defaults, no_retracing_warning, write
+from ..system import keras_defaults, no_retracing_warning, printable, write
 from .conditions import CONDITIONS, DELIVERIES, NATIVE, Condition
 from .degrade import checked
 
@@ -173,7 +173,7 @@ def _named(given, what):
     if not isinstance(given, dict) and what == "models":
         given = {getattr(given, "name", "model"): given}
     if not isinstance(given, dict) or not given or not all(isinstance(name, str) for name in given):
-        raise ValueError(f"{what} are {given!r:.80}, expected a dict by name with at least one entry")
+        raise ValueError(f"{what} are {printable(repr(given), 80)}, expected a dict by name with at least one entry")
     return given
 
 
@@ -181,7 +181,7 @@ def _distinct(conditions):
     """The conditions as a list, each once; two of one name would share the ids of their rows."""
     conditions = list(conditions) if isinstance(conditions, Iterable) else [conditions]
     if not conditions or not all(isinstance(each, Condition) for each in conditions):
-        raise ValueError(f"conditions are {conditions!r:.80}, expected a list of at least one Condition")
+        raise ValueError(f"conditions are {printable(repr(conditions), 80)}, expected a list of at least one Condition")
     conditions = list(dict.fromkeys(conditions))
     names = [each.name for each in conditions]
     if twice := sorted({name for name in names if names.count(name) > 1}):

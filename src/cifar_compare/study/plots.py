@@ -11,6 +11,7 @@ from operator import itemgetter
 import numpy as np
 
 from ..plots import COLOURS, new_figure, whiskers
+from ..system import printable
 from .conditions import CONDITIONS, ROUTES
 from .degrade import SEVERITIES
 
@@ -86,7 +87,7 @@ def _about(rows, *studies):
     needed = ("study", "model", "route", "condition", "corruption", "severity", "resolution", "n", "accuracy")
     for row in rows:
         if not isinstance(row, dict) or not set(needed) <= set(row):
-            raise ValueError(f"a row is {row!r:.80}, expected rows as of `measure` or `read`")
+            raise ValueError(f"a row is {printable(repr(row), 80)}, expected rows as of `measure` or `read`")
         if not isinstance(row["accuracy"], Real) or not 0 <= row["accuracy"] <= 1:  # NaN is not
             given = f"accuracy of {row['model']}, {row['condition']}, {row['route']} is {row['accuracy']!r}"
             raise ValueError(f"{given}, expected 0 to 1")
