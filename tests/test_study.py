@@ -1,7 +1,6 @@
 """The low-resolution study: its conditions, the rows that `measure` yields, the table that `fill` keeps."""
 
 import dataclasses
-import re
 import shutil
 import subprocess
 import sys
@@ -381,28 +380,3 @@ def test_nothing_of_the_recorded_table_is_left_to_measure(cifar10, tmp_path, mon
     paths = {name: verify(name, cc.load_card(name)) for name in SHIPPED}
     rows = study.fill(tmp_path / "table.csv", paths, cifar10.test)
     assert [row["id"] for row in rows] == [row["id"] for row in study.read(TABLE)]
-
-
-@pytest.fixture
-def script():
-    import study  # of scripts/
-
-    return study
-
-
-def made_rows(lead=0.03, mismatch=-0.2):
-    """Rows of a study of the shipped models in which the figures are as given."""
-    for name in SHIPPED:
-        for each in CONDITIONS:
-            for route in each.routes if name != "custom_cnn" else each.routes[:3]:
-                row = {"id": f"{name}/{each.name}/{route}", "model": name, "route": route, **each.columns}
-                row |= dict.fromkeys(("accuracy", "flips", "confident_errors", "ece"), 0.5)
-                bypassed = route != "preprocessing" and name != "custom_cnn" and each.study == "published"
-                lost = mismatch if bypassed else 0.0
-                first = float("nan") if name == "custom_cnn" else lead if each.severity < 4 else -lead
-                for other, value in (("native", lost), ("preprocessing", lost), ("first", first)):
-                    ends = (value, value - 0.01, value + 0.01)
-                    row |= {f"minus_{other}{end}": v for end, v in zip(("", "_low", "_high"), ends, strict=True)}
-                yield row
-
-
