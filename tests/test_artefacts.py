@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pytest
-from picture_models import save_tiny_models
+from picture_models import save_tiny_models, tiny_network, write_card
 
 import cifar_compare as cc
 from cifar_compare.artefacts import ArtefactError, verify
@@ -100,7 +100,8 @@ def test_card_cannot_name_a_file_elsewhere(shipped, file):
     [
         *("", "{", "[]", "null", "\x00", "[" * 100_000),
         *('{"file": "tiny.keras"}', '{"file": 1, "bytes": "x"}', '{"file": "a", "bytes": 1e999, "sha256": ""}'),
-        *('{"unlike": 3}', '{"unlike": {}}', '{"test": {"accuracy": "high"}}'),
+        *('{"out_of_distribution": 3}', '{"out_of_distribution": {}}', '{"test": {"accuracy": "high"}}'),
+        '{"classes": "cat"}',
         *('{"file": "a\\u0000", "bytes": 1, "sha256": ""}', '{"file": "\\ud800", "bytes": 1, "sha256": ""}'),
     ],
 )
@@ -116,17 +117,29 @@ def test_missing_file_is_named(shipped):
         cc.load_model("tiny")
 
 
-@pytest.mark.parametrize("name", ["", "../tiny", "a b", "tiny.keras", "a" * 300])
+@pytest.mark.parametrize("name", ["", "..", "a b", "tiny.h5", "a" * 300])
 def test_name_cannot_leave_the_folder(name):
     with pytest.raises(ArtefactError, match="not the name of a model"):
         cc.load_model(name)
 
 
-def test_the_error_names_all_three_places(tmp_path, monkeypatch):
+def test_the_error_names_every_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("CIFAR_COMPARE_MODELS", "/nowhere")
-    with pytest.raises(ArtefactError, match=f"/nowhere.*checkout.*upwards from {tmp_path}"):
+    monkeypatch.delenv("CIFAR_COMPARE_MODELS", raising=False)
+    with pytest.raises(ArtefactError, match=f"MODELS is not set.*checkout.*upwards from {tmp_path}.*of the package"):
         cc.load_model("unheard_of")
+
+
+def test_a_models_folder_that_was_set_is_the_only_place(tmp_path, monkeypatch):
+    monkeypatch.setenv("CIFAR_COMPARE_MODELS", "/nowhere")
+    with pytest.raises(ArtefactError, match=r"no card custom_cnn\.json found in /nowhere, which CIFAR_COMPARE_MODELS"):
+        cc.load_model("custom_cnn")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("CIFAR_COMPARE_MODELS", "~/elsewhere")
+    with pytest.raises(ArtefactError, match=f"found in {tmp_path}/elsewhere"):
+        cc.load_model("custom_cnn")
+    monkeypatch.setenv("CIFAR_COMPARE_MODELS", "")
+    assert cc.load_card("custom_cnn")["name"] == "custom_cnn"
 
 
 def test_a_models_folder_above_the_working_directory_is_found(shipped, monkeypatch):
@@ -160,24 +173,42 @@ def test_unknown_name_says_what_there_is():
     assert all(getattr(cc, name) is not None for name in cc.__all__)
 
 
-@pytest.mark.parametrize(
-    ("precision", "bits", "apart"), [("float32", 32, 1e-4), ("float16", 16, 0.05), ("int8", 8, 0.2)]
-)
-def test_an_exported_network_answers_like_the_shipped_one(precision, bits, apart, tmp_path):
+def run_litert(path, pixels):
     litert = pytest.importorskip("ai_edge_litert.interpreter")
-    cc.export("custom_cnn", tmp_path / "cnn.tflite", precision)
-    card = cc.load_card("custom_cnn")
-    assert (tmp_path / "cnn.tflite").stat().st_size == pytest.approx(card["parameters"] * bits / 8, rel=0.05)
-
-    pixels = cc.make_toy_data(train=10, validation=10, test=10).test.images.astype("float32")
-    interpreter = litert.Interpreter(str(tmp_path / "cnn.tflite"))
+    interpreter = litert.Interpreter(str(path))
     (given,), (told,) = interpreter.get_input_details(), interpreter.get_output_details()
     interpreter.resize_tensor_input(given["index"], pixels.shape)
     interpreter.allocate_tensors()
     interpreter.set_tensor(given["index"], pixels)
     interpreter.invoke()
+    return interpreter.get_tensor(told["index"])
+
+
+@pytest.fixture(scope="module")
+def pixels():
+    return cc.make_toy_data(train=10, validation=10, test=10).test.images.astype("float32")
+
+
+@pytest.mark.parametrize(
+    ("precision", "bits", "apart"), [("float32", 32, 1e-4), ("float16", 16, 0.05), ("int8", 8, 0.2)]
+)
+def test_an_exported_network_answers_like_the_released_one(precision, bits, apart, tmp_path, pixels):
+    cc.export("custom_cnn", tmp_path / "cnn.tflite", precision)
+    card = cc.load_card("custom_cnn")
+    assert (tmp_path / "cnn.tflite").stat().st_size == pytest.approx(card["parameters"] * bits / 8, rel=0.05)
     expected = cc.load_model("custom_cnn")(pixels)
-    np.testing.assert_allclose(interpreter.get_tensor(told["index"]), expected, atol=apart)
+    np.testing.assert_allclose(run_litert(tmp_path / "cnn.tflite", pixels), expected, atol=apart)
+
+
+@pytest.mark.filterwarnings("ignore:.*is unverified")
+def test_a_model_of_ones_own_is_exported(tmp_path, pixels):
+    model = cc.with_preprocessing(tiny_network(classes=3))
+    model.save(tmp_path / "own.keras")
+    for given in (model, tmp_path / "own.keras"):
+        cc.export(given, tmp_path / "own.tflite")
+        np.testing.assert_allclose(run_litert(tmp_path / "own.tflite", pixels), model(pixels), atol=1e-4)
+    with pytest.raises(ValueError, match="with_preprocessing"):
+        cc.export(tiny_network(), tmp_path / "own.tflite")
 
 
 def test_export_says_what_it_takes(tmp_path):
@@ -185,3 +216,161 @@ def test_export_says_what_it_takes(tmp_path):
         cc.export("custom_cnn", tmp_path / "cnn.tflite", "bfloat16")
     with pytest.raises(ValueError, match=r"cnn\.onnx.*\.tflite"):
         cc.export("custom_cnn", tmp_path / "cnn.onnx")
+
+
+@pytest.fixture
+def own(tmp_path):
+    path = tmp_path / "own.keras"
+    cc.with_preprocessing(tiny_network(classes=2)).save(path)
+    return path
+
+
+def test_a_file_without_a_card_is_told_as_unverified(own, monkeypatch, recwarn):
+    monkeypatch.chdir(own.parent)
+    monkeypatch.setenv("HOME", str(own.parent))
+    for given in (own, str(own), "own.keras", "~/own.keras"):
+        with pytest.warns(UserWarning, match=r"own\.keras is unverified: there is no card own\.json beside it"):
+            assert cc.load_model(given).output_shape == (None, 2)
+        with pytest.raises(ArtefactError, match="no card beside"):
+            cc.load_card(given)
+    write_card(own)
+    recwarn.clear()
+    assert cc.load_model(own).output_shape == (None, 2)
+    assert not [warning for warning in recwarn if "unverified" in str(warning.message)]
+
+
+def test_a_file_is_verified_against_the_card_beside_it(own):
+    write_card(own)
+    own.write_bytes(own.read_bytes() + b"!")
+    with pytest.raises(ArtefactError, match="was altered"):
+        cc.load_model(own)
+    own.with_suffix(".json").write_text('{"file": "another.keras"}')
+    with pytest.raises(ArtefactError, match=r"not the card of own\.keras, but of 'another\.keras'"):
+        cc.load_model(own)
+
+
+@pytest.mark.filterwarnings("ignore:.*is unverified")
+def test_files_that_are_no_models_have_one_line(tmp_path):
+    (tmp_path / "text.keras").write_text("no model")
+    (tmp_path / "old.h5").write_bytes(b"\x89HDF")
+    for file, message in (
+        ("text.keras", "cannot load .*damaged"),
+        ("old.h5", "is no .keras file"),
+        ("missing.keras", "does not exist"),
+        ("missing", "does not exist"),
+    ):
+        with pytest.raises(ArtefactError, match=message) as caught:
+            cc.load_model(tmp_path / file)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore:.*is unverified")
+def test_code_inside_a_file_is_not_run(tmp_path):
+    import keras
+
+    class OfTheirOwn(keras.layers.Layer):
+        pass
+
+    for name, layer in (("lambda", keras.layers.Lambda(lambda x: x)), ("class", OfTheirOwn())):
+        path = tmp_path / f"{name}.keras"
+        keras.Sequential([keras.Input((32, 32, 3)), layer]).save(path)
+        with pytest.raises(ArtefactError, match="needs code of its own, which is not run") as caught:
+            cc.load_model(path)
+        assert "\n" not in str(caught.value)
+        assert len(str(caught.value)) < 600
+
+
+@pytest.fixture
+def released(tmp_path, monkeypatch):
+    """As in an installed package: cards alone, an empty cache, and a server that has the files. Gives its folder."""
+    import http.server
+    import threading
+
+    import pooch
+
+    served, cards = tmp_path / "served", tmp_path / "cards"
+    served.mkdir()
+    cards.mkdir()
+    save_tiny_models(served)
+    card = json.loads((served / "custom_cnn.json").read_text())
+    answers = served / "custom_cnn.test_predictions.npz"
+    np.savez(answers, probabilities=np.eye(10), labels=np.arange(10), model_sha256=card["sha256"])
+    content = answers.read_bytes()
+    entry = {"file": answers.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
+    (cards / "custom_cnn.json").write_text(json.dumps(card | {"test_predictions": entry}))
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *arguments):
+            super().__init__(*arguments, directory=str(served))
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("CIFAR_COMPARE_MODELS", raising=False)
+    monkeypatch.setenv("CIFAR_COMPARE_WEIGHTS_URL", f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setattr(pooch, "os_cache", lambda name: tmp_path / "cache" / name)
+    monkeypatch.setattr("cifar_compare.artefacts._CHECKOUT", tmp_path / "missing")
+    monkeypatch.setattr("cifar_compare.artefacts._CARDS", cards)
+    yield served
+    server.shutdown()
+    server.server_close()
+
+
+def test_released_files_are_fetched_once_and_kept(released, tmp_path, capfd):
+    from cifar_compare.cli import main
+
+    assert verify("custom_cnn", cc.load_card("custom_cnn"), fetch=False) is None
+    main(["models"])
+    assert "(is downloaded when it is first used)" in capfd.readouterr().out
+    assert not (tmp_path / "cache").exists()
+    assert cc.load_model("custom_cnn").output_shape == (None, 10)
+    assert cc.load_predictions("custom_cnn").accuracy == 1
+    kept = tmp_path / "cache" / "cifar-compare"
+    assert verify("custom_cnn", cc.load_card("custom_cnn")) == kept / "custom_cnn.keras"
+    for file in list(released.iterdir()):
+        file.unlink()
+    assert cc.load_model("custom_cnn").output_shape == (None, 10)
+    assert cc.load_predictions("custom_cnn").accuracy == 1
+
+
+def test_what_was_altered_in_the_cache_is_fetched_anew(released, tmp_path):
+    cc.load_model("custom_cnn")
+    kept = tmp_path / "cache" / "cifar-compare" / "custom_cnn.keras"
+    kept.write_bytes(b"altered")
+    cc.load_model("custom_cnn")
+    assert kept.read_bytes() == (released / "custom_cnn.keras").read_bytes()
+
+
+@pytest.mark.parametrize("load", [cc.load_model, cc.load_predictions])
+def test_other_bytes_than_the_cards_are_refused(released, tmp_path, load):
+    for file in released.iterdir():
+        file.write_bytes(b"other bytes")
+    with pytest.raises(ArtefactError, match=r"could not be fetched from http://127.*SHA256 hash of downloaded file"):
+        load("custom_cnn")
+    assert not list((tmp_path / "cache" / "cifar-compare").glob("custom*"))
+
+
+@pytest.mark.usefixtures("released")
+@pytest.mark.parametrize(
+    ("url", "message"),
+    [
+        ("http://127.0.0.1:9", r"custom_cnn\.keras could not be fetched from http://127\.0\.0\.1:9/.*refused"),
+        ("ftp://example.org", "'ftp://example.org' is no address"),
+        ("", "this version names no address"),
+    ],
+)
+def test_without_a_server_the_error_says_what_to_do(url, message, monkeypatch):
+    monkeypatch.setenv("CIFAR_COMPARE_WEIGHTS_URL", url)
+    with pytest.raises(ArtefactError, match=message) as caught:
+        cc.load_model("custom_cnn")
+    assert "Set CIFAR_COMPARE_WEIGHTS_URL to the address" in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_the_server_lacks_is_named(released):
+    (released / "custom_cnn.keras").unlink()
+    with pytest.raises(ArtefactError, match=r"could not be fetched from http://127.*404"):
+        cc.load_model("custom_cnn")

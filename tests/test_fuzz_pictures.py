@@ -13,7 +13,7 @@ import pytest
 from picture_models import blocks
 from PIL import Image
 
-from cifar_compare.pictures import MAX_PIXELS, PictureError, read_picture
+from cifar_compare.pictures import FORMATS, MAX_PIXELS, PictureError, read_picture
 
 CASES = int(os.environ.get("FUZZ_CASES", "400"))
 
@@ -54,6 +54,8 @@ def _seeds():
         (rgb.convert("1"), "TIFF", {"compression": "group4"}),
         *((rgb, "TIFF", {"compression": each}) for each in ("tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits")),
     ]
+    if "AVIF" in FORMATS:
+        variants += [(rgb, "AVIF", {"exif": exif}), (alpha, "AVIF", {}), (rgb, "AVIF", frames)]
     files = []
     for image, form, options in variants:
         file = io.BytesIO()

@@ -1,37 +1,21 @@
 import io
-import logging
 import os
-import shutil
 import struct
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from picture_models import blocks, save_tiny_models
-from PIL import Image
+from picture_models import blocks
+from PIL import Image, features
 
-import cifar_compare as cc
 from cifar_compare import pictures
-from cifar_compare.pictures import PictureError, evidence_map, predict, read_batches, read_picture
+from cifar_compare.data import make_toy_data
+from cifar_compare.pictures import PictureError, list_pictures, read_batches, read_picture
+from cifar_compare.system import printable
 
 PIXELS = blocks(40, 56)
-
-
-@pytest.fixture(scope="module")
-def models_folder(tmp_path_factory):
-    return save_tiny_models(tmp_path_factory.mktemp("models"))
-
-
-@pytest.fixture(autouse=True)
-def shipped(models_folder, monkeypatch):
-    monkeypatch.setenv("CIFAR_COMPARE_MODELS", str(models_folder))
-
-
-@pytest.fixture(scope="module")
-def model(models_folder):
-    import keras
-
-    return keras.saving.load_model(models_folder / "custom_cnn.keras")
+AVIF = pytest.mark.skipif("avif" not in features.modules or not features.check("avif"), reason="Pillow without AVIF")
 
 
 def saved(folder, name, image, **options):
@@ -45,8 +29,9 @@ def reason(path):
         read_picture(path)
     text = str(caught.value)
     assert text.isprintable()
-    assert text.startswith(pictures.printable(path) + ": ")
-    return text.removeprefix(pictures.printable(path) + ": ")
+    name = printable(path, 120) if isinstance(path, str | os.PathLike) else "picture 0"
+    assert text.startswith(f"{name}: ")
+    return text.removeprefix(f"{name}: ")
 
 
 @pytest.mark.parametrize("name", ["a.png", "a.bmp", "a.tiff", "a.gif", "a.webp", "a.jpg"])
@@ -233,7 +218,8 @@ def test_hostile_files_get_one_line_each(tmp_path):
         "bomb.png": (png_that_claims(60_000, 60_000), "67,108,864 pixels"),
         "just_too_big.png": (png_that_claims(9_000, 8_000), "67,108,864 pixels"),
         "program.png": (b"\x7fELF" + bytes(1000), "known format"),
-        "page.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "known format"),
+        "page.png": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "known format"),
+        "page.eps": (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "is EPS, which is not read here"),
     }
     for name, (content, expected) in contents.items():
         (tmp_path / name).write_bytes(content)
@@ -289,92 +275,6 @@ def test_file_without_permission(tmp_path, monkeypatch):
     assert reason(path) == "Permission denied"
 
 
-def test_every_way_in_gives_the_models_own_answer(tmp_path, model):
-    path = saved(tmp_path, "a.png", Image.fromarray(PIXELS))
-    expected = np.asarray(model(PIXELS[None]))[0]
-    ways = {
-        "path": path,
-        "text": str(path),
-        "array": PIXELS,
-        "float": PIXELS.astype(np.float64),
-        "stack": PIXELS[None],
-        "image": Image.open(path),
-        "folder": tmp_path,
-        "list": [path],
-    }
-    for way, given in ways.items():
-        (answer,) = predict(model, given)
-        np.testing.assert_allclose(answer.probabilities, expected, atol=1e-5, err_msg=way)
-        (named,) = predict("custom_cnn", given)
-        np.testing.assert_array_equal(named.probabilities, answer.probabilities, err_msg=way)
-    assert [a.picture for a in predict(model, [PIXELS, str(path), PIXELS])] == [
-        "picture 0",
-        str(path),
-        "picture 1",
-    ]
-
-
-def test_mixed_sizes_keep_their_order(model):
-    sizes = [(32, 32), (70, 40), (1, 9), (32, 32), (200, 300), (70, 40), (33, 32)] * 3
-    given = [blocks(*size, seed) for seed, size in enumerate(sizes)]
-    answers = predict(model, given, top=10, batch_size=8)
-    assert len(answers) == len(given)
-    for pixels, answer in zip(given, answers, strict=True):
-        np.testing.assert_allclose(answer.probabilities, np.asarray(model(pixels[None]))[0], atol=1e-5)
-        shown = [probability for _, probability in answer.top]
-        assert shown == sorted(answer.probabilities.tolist(), reverse=True)
-        assert answer.top[0] == (answer.label, answer.probability)
-
-
-def test_new_sizes_are_not_traced_anew(model, caplog):
-    entry = model.get_layer("entry")
-    with caplog.at_level(logging.WARNING):
-        predict(model, [blocks(40 + n, 90 - n) for n in range(20)], batch_size=4)
-    assert entry.predict_function.experimental_get_tracing_count() <= 6  # two for each type of pixels and batch
-    assert "retracing" not in caplog.text
-
-
-def test_bad_pictures_raise_or_are_reported(tmp_path, model):
-    good = saved(tmp_path, "good.png", Image.fromarray(PIXELS))
-    (tmp_path / "bad.png").write_bytes(b"bad")
-    (tmp_path / "notes.txt").write_text("not tried")
-    (tmp_path / ".hidden.png").write_text("not tried")
-    with pytest.raises(PictureError, match=r"bad\.png: is not a picture"):
-        predict(model, tmp_path)
-    bad = []
-    answers = predict(model, [tmp_path, None, tmp_path / "missing.png"], on_error=bad.append)
-    assert [answer.picture for answer in answers] == [str(good)]
-    assert ["bad.png" in str(bad[0]), "NoneType" in str(bad[1]), "missing.png" in str(bad[2])] == [True] * 3
-    (tmp_path / "none").mkdir()
-    with pytest.raises(PictureError, match="folder without pictures"):
-        predict(model, tmp_path / "none")
-
-
-@pytest.mark.parametrize(
-    ("array", "expected"),
-    [
-        (PIXELS[..., 0], "expected RGB pixels"),
-        (np.zeros((2, 2, 4), np.uint8), "expected RGB pixels"),
-        (np.zeros((0, 5, 3), np.uint8), "expected RGB pixels"),
-        (PIXELS.astype(object), "expected RGB pixels"),
-        (PIXELS / 255, "multiply by 255"),
-        (PIXELS - 300.0, "expected 0 to 255"),
-        (np.full((4, 4, 3), np.nan), "expected 0 to 255"),
-        (PIXELS.astype(int) * 2, "expected 0 to 255"),
-    ],
-)
-def test_arrays_that_are_no_pixels(model, array, expected):
-    with pytest.raises(PictureError, match=f"picture 0: .*{expected}"):
-        predict(model, array)
-
-
-def test_wrong_calls_say_what_was_expected(model):
-    with pytest.raises(ValueError, match="top is 0"):
-        predict(model, PIXELS, top=0)
-    with pytest.raises(ValueError, match="layers 'entry' and 'network'"):
-        predict(model.get_layer("network"), PIXELS)
-
-
 def test_pictures_are_read_as_they_are_needed():
     read = []
 
@@ -389,83 +289,170 @@ def test_pictures_are_read_as_they_are_needed():
     assert [len(batch) for batch in read_batches(listed(3, large))] == [1, 1, 1]
 
 
-def test_unlike_follows_the_card(models_folder, tmp_path, monkeypatch, model):
-    monkeypatch.setenv("CIFAR_COMPARE_MODELS", str(tmp_path))
-    card = (models_folder / "custom_cnn.json").read_text()
-    shutil.copy(models_folder / "custom_cnn.keras", tmp_path)
-    for threshold, expected in ((0.0, False), (1.1, True)):
-        (tmp_path / "custom_cnn.json").write_text(card.replace('"threshold": 0.5', f'"threshold": {threshold}'))
-        assert predict("custom_cnn", PIXELS)[0].unlike is expected
-    assert predict(model, PIXELS)[0].unlike is None
+def told(given):
+    """The reason why each picture cannot be read, None where it can."""
+    reasons = []
+    for _, read in list_pictures(given):
+        try:
+            reasons.append(read() is None)
+        except PictureError as error:
+            reasons.append(str(error).partition(": ")[2])
+    return [reason or None for reason in reasons]
 
 
-def test_a_model_replaced_on_disk_is_loaded_anew(models_folder, tmp_path, monkeypatch):
-    monkeypatch.setenv("CIFAR_COMPARE_MODELS", str(tmp_path))
-    answers = {}
-    for name in ("custom_cnn", "mobilenet_v2"):
-        shutil.copy(models_folder / f"{name}.keras", tmp_path)
-        shutil.copy(models_folder / f"{name}.json", tmp_path / "custom_cnn.json")
-        answers[name] = predict("custom_cnn", PIXELS)[0].probabilities
-    assert not np.allclose(answers["custom_cnn"], answers["mobilenet_v2"])
+UNREAD = "heic HEIF jxl jp2 svg psd cr2 CR3 nef arw dng raf orf rw2 ico ppm pgm tga eps qoi exr dds"
 
 
-@pytest.fixture(scope="module", params=["custom_cnn", "mobilenet_v2"])
-def untrained(request):
-    """One of the real networks with random weights, and what it makes of PIXELS: the map's features, the logits."""
-    import keras
-
-    build = {"custom_cnn": cc.build_custom_cnn, "mobilenet_v2": lambda: cc.build_mobilenet_v2(weights=None)}
-    model = build[request.param]()
-    network = model.get_layer("network")
-    weights = network.get_layer("logits").get_weights()
-    weights[1:] = [np.linspace(-1, 1, 10) for _ in weights[1:]]  # a bias, where there is one, starts as 0
-    network.get_layer("logits").set_weights(weights)
-    inside = keras.Model(network.inputs, [network.get_layer("pool").input, network.get_layer("logits").output])
-    features, logits = inside(model.get_layer("entry")(PIXELS[None]))
-    return model, weights, np.asarray(features)[0], np.asarray(logits)[0]
+@pytest.mark.parametrize("suffix", UNREAD.split())
+def test_every_well_known_picture_in_a_folder_is_answered_or_told(tmp_path, suffix):
+    saved(tmp_path, "a.jpg", Image.fromarray(PIXELS))
+    (tmp_path / f"b.{suffix}").write_bytes(b"\0\0\0\x18ftypheic" + bytes(100))
+    assert told(tmp_path) == [None, f"is {suffix.upper()}, which is not read here: save it as PNG or JPEG"]
 
 
-def test_evidence_adds_up_to_the_logit_less_its_bias(untrained):
-    model, (_, *bias), features, logits = untrained
-    for number, label in enumerate(cc.CLASSES):
-        added = evidence_map(model, PIXELS, label)
-        assert added.shape == features.shape[:2]
-        assert added.dtype == np.float32
-        assert added.sum() == pytest.approx(logits[number] - (bias[0][number] if bias else 0), rel=1e-4, abs=1e-5)
+def test_a_raw_photograph_is_not_answered_by_its_thumbnail(tmp_path):
+    Image.fromarray(PIXELS).save(tmp_path / "a.nef", "TIFF")
+    assert told(tmp_path) == ["is NEF, which is not read here: save it as PNG or JPEG"]
 
 
-def test_evidence_lies_where_the_features_are(untrained):
-    model, (kernel, *_), features, _ = untrained
-    if model.name == "mobilenet_v2":
-        expected = features @ kernel / features[..., 0].size
-    else:
-        at = features.reshape(-1, features.shape[-1]).argmax(axis=0)
-        expected = np.zeros((features[..., 0].size, 10))
-        np.add.at(expected, at, features.max(axis=(0, 1))[:, None] * kernel / 9)
-        expected = expected.reshape(*features.shape[:2], 10)
-    np.testing.assert_allclose(evidence_map(model, PIXELS, "dog"), expected[..., 5], rtol=1e-3, atol=1e-5)
+def test_a_jpeg_of_another_name_is_read_all_the_same(tmp_path):
+    Image.fromarray(PIXELS).save(tmp_path / "a.heic", "JPEG")
+    assert told(tmp_path) == [None]
 
 
-def test_equal_maxima_share_the_evidence():
-    model = cc.build_custom_cnn()
-    network = model.get_layer("network")
-    network.get_layer("conv3b").kernel.assign(np.zeros(network.get_layer("conv3b").kernel.shape))
-    beta = network.get_layer("norm3b").beta
-    beta.assign(np.linspace(0.5, 2, beta.shape[0]))  # the same features in every place
-    added = evidence_map(model, PIXELS, "cat")
-    assert added.size > 1
-    np.testing.assert_allclose(added, added.mean(), rtol=1e-4)
-    assert abs(added.sum()) > 1e-3
+@AVIF
+def test_avif_is_read(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    smooth = Image.fromarray(PIXELS).resize((56, 40), Image.Resampling.BILINEAR)
+    read = read_picture(saved(tmp_path, "a.avif", smooth, quality=95, subsampling="4:4:4", exif=exif))
+    assert np.abs(read.astype(int) - np.array(smooth).transpose(1, 0, 2)[:, ::-1]).mean() < 4
+    content = (tmp_path / "a.avif").read_bytes()
+    (tmp_path / "b.avif").write_bytes(content[: -len(content) // 4])
+    assert "cut off" in reason(tmp_path / "b.avif")
 
 
-def test_evidence_for_the_answer_of_any_single_picture(tmp_path, untrained):
-    model, *_ = untrained
-    (answer,) = predict(model, PIXELS)
-    expected = evidence_map(model, PIXELS, answer.label)
-    np.testing.assert_array_equal(evidence_map(model, PIXELS), expected)
+def test_avif_is_told_where_pillow_cannot(tmp_path, monkeypatch):
+    monkeypatch.setattr(pictures, "_AVIF", ())
+    monkeypatch.setattr(pictures, "FORMATS", ("JPEG", "PNG"))
+    (tmp_path / "a.avif").write_bytes(b"\0\0\0\x1cftypavif" + bytes(100))
+    assert told(tmp_path) == ["is AVIF, which is not read here: save it as PNG or JPEG"]
+
+
+def test_the_content_of_a_file_is_a_picture(tmp_path):
     path = saved(tmp_path, "a.png", Image.fromarray(PIXELS))
-    np.testing.assert_array_equal(evidence_map(model, path), expected)
-    with pytest.raises(ValueError, match="label is 'tiger', expected None or one of airplane, automobile"):
-        evidence_map(model, PIXELS, "tiger")
-    with pytest.raises(PictureError, match="No such file"):
-        evidence_map(model, tmp_path / "missing.png")
+    content = path.read_bytes()
+    written = io.BytesIO()
+    written.write(content)  # its position is the end, as after Image.save
+    with open(path, "rb") as opened_file:
+        for given in (content, bytearray(content), memoryview(content), written, opened_file):
+            np.testing.assert_array_equal(read_picture(given), PIXELS)
+        assert [name for name, _ in list_pictures([opened_file, content, written])] == [
+            str(path),
+            "picture 0",
+            "picture 1",
+        ]
+    assert reason(b"") == "is empty"
+    assert "known format" in reason(content[1:])
+    with pytest.raises(PictureError, match="closed file"):
+        read_picture(opened_file)
+    assert reason(io.StringIO("text")) == "gives str, expected bytes: open the file in mode 'rb'"
+
+
+def test_no_more_of_a_stream_is_read_than_a_picture_may_have(monkeypatch):
+    monkeypatch.setattr(pictures, "MAX_BYTES", 1000)
+    endless = SimpleNamespace(read=lambda count: bytes(count))
+    assert reason(endless) == "has more than 1,000 bytes, which is the limit"
+    assert reason(bytes(1001)) == "has more than 1,000 bytes, which is the limit"
+
+
+class Column:
+    """What a pandas Series of paths is to us: an array of objects once it is asked for one."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def __array__(self, dtype=None, copy=None):
+        return np.array(self.values, dtype=object)
+
+
+def test_arrays_and_columns_of_paths_are_lists_of_paths(tmp_path):
+    paths = [str(saved(tmp_path, name, Image.fromarray(PIXELS))) for name in ("b.png", "a.png")]
+    strings = np.array(paths, dtype=np.dtypes.StringDType())
+    for given in (np.array(paths), np.array(paths, "S"), np.array(paths, object), strings, Column(paths)):
+        assert [name for name, _ in list_pictures(given)] == paths
+        assert told(given) == [None, None]
+    assert told(np.array(paths[0])) == [None]
+    assert told(Column([paths[0], None, float("nan")]))[1:] == [
+        f"is a {kind}, expected a path, the bytes of a picture file, an array (height, width, 3) or a PIL image"
+        for kind in ("NoneType", "float")
+    ]
+
+
+def test_what_holds_pictures_is_refused_with_a_hint():
+    (reason,) = told({"cat": PIXELS})
+    assert reason.startswith("is a dict, expected a path")
+    assert reason.endswith("give its values, list(pictures.values())")
+    (reason,) = told(make_toy_data(train=10, validation=10, test=10).test)
+    assert reason.endswith(": give its images")
+
+
+def test_an_array_that_numpy_cannot_have_is_refused():
+    class OnAnotherDevice:
+        def __array__(self, dtype=None, copy=None):
+            raise TypeError("can't convert cuda:0 device type tensor to numpy")
+
+    assert "cuda:0 device type" in told(OnAnotherDevice())[0]
+
+
+@pytest.mark.parametrize(
+    ("array", "expected"),
+    [
+        (PIXELS[..., 0], r"uint8 \(40, 56\), expected RGB pixels.*three times"),
+        (PIXELS[..., :1], "expected RGB pixels.*three times"),
+        (np.zeros((1, 5, 5, 1), np.uint8), "expected RGB pixels.*three times"),
+        (np.zeros((2, 2, 4), np.uint8), "expected RGB pixels.*fourth channel"),
+        (PIXELS.transpose(2, 0, 1), "move the channels to the end"),
+        (PIXELS.transpose(2, 0, 1)[None], "move the channels to the end"),
+        (np.zeros((0, 5, 3), np.uint8), "expected RGB pixels"),
+        (PIXELS.astype(object), "expected RGB pixels"),
+        (PIXELS.astype(complex), "expected RGB pixels"),
+        (PIXELS > 9, "expected RGB pixels"),
+        (PIXELS / 255, "multiply by 255"),
+        (np.stack([PIXELS, PIXELS]) // 128, "keep the pixels as they were stored"),
+        (PIXELS - 300.0, "expected 0 to 255"),
+        (np.full((4, 4, 3), np.nan), "NaN"),
+        (PIXELS.astype(int) * 2, "expected 0 to 255"),
+    ],
+)
+def test_arrays_that_are_no_pixels(array, expected):
+    read = next(list_pictures(array))[1]
+    with pytest.raises(PictureError, match=f"picture 0: .*{expected}"):
+        read()
+
+
+def test_a_picture_without_pixels_is_refused():
+    assert told(Image.new("RGB", (0, 0))) == ["has no pixels"]
+
+
+def test_long_names_are_cut_in_messages(tmp_path):
+    for given in ("x" * 10_000_000, "a/" * 500 + "b.png", "\n" * 5000):
+        with pytest.raises(PictureError) as caught:
+            read_picture(given)
+        assert len(str(caught.value)) < 200
+        assert str(caught.value).isprintable()
+
+
+def test_home_is_expanded_unless_there_is_a_file_of_that_name(tmp_path, monkeypatch):
+    home, here = tmp_path / "home", tmp_path / "here"
+    for folder in (home, here):
+        folder.mkdir()
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.setenv("USERPROFILE", str(home))
+    monkeypatch.chdir(here)
+    saved(home, "a.png", Image.fromarray(PIXELS))
+    np.testing.assert_array_equal(read_picture("~/a.png"), PIXELS)
+    assert [name for name, _ in list_pictures(["~", "~/a.png"])] == [str(home / "a.png")] * 2
+    (here / "~").mkdir()
+    saved(here / "~", "a.png", Image.fromarray(255 - PIXELS))
+    np.testing.assert_array_equal(read_picture("~/a.png"), 255 - PIXELS)

@@ -37,7 +37,7 @@ _HOME_OF = {
     "compare": "evaluation",
     "evaluate": "evaluation",
     "score": "evaluation",
-    "export": "export",
+    "export": "litert",
     "load_card": "artefacts",
     "load_model": "artefacts",
     "load_predictions": "artefacts",

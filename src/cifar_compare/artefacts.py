@@ -1,4 +1,4 @@
-"""Find and verify what is shipped in `models/`: weights, cards and recorded test predictions."""
+"""Find, fetch and verify models: the released ones with their cards and recorded test predictions, and your own."""
 
 import contextlib
 import hashlib
@@ -6,63 +6,117 @@ import json
 import os
 import re
 import stat
+import warnings
 from pathlib import Path
 
 import numpy as np
 
+from .system import keras_defaults, path_from, printable, upwards
+
 NAMES = ("custom_cnn", "mobilenet_v2")  # the two that are compared
 SHIPPED = (*NAMES, "mobilenet_v2_robust")
+# Where the files of a release lie, such as https://github.com/OWNER/REPOSITORY/releases/download/v0.1.0; to be set
+# when the repository is published. CIFAR_COMPARE_WEIGHTS_URL goes before it.
+RELEASE_URL = None
 
+_CHECKOUT = Path(__file__).resolve().parents[2] / "models"
+_CARDS = Path(__file__).resolve().parent / "cards"  # put into the wheel by pyproject.toml, without the weights
 _POINTER = b"version https://git-lfs.github.com/spec/"
+_TIMEOUT = (5, 60)  # seconds to connect, and between two arrivals of bytes
 
 
 class ArtefactError(RuntimeError):
-    """A shipped file is missing or not what its card says; the message says what to do."""
+    """A model's file is missing or not what its card says; the message says what to do."""
 
 
-def load_model(name):
-    """Load a shipped model after checking its bytes against its card.
+@keras_defaults()
+def load_model(model):
+    """Load a released model, or one of your own, after checking its bytes against its card.
+
+    A released model whose file is not on this machine is downloaded once, and kept in the user's cache folder.
 
     Args:
-        name: one of SHIPPED, or any NAME whose card `NAME.json` lies in a models folder: the one that
-            CIFAR_COMPARE_MODELS names, then the checkout's, then a `models/` in the working directory or above it.
+        model: one of SHIPPED, or any NAME whose card `NAME.json` lies in a models folder: the one that
+            CIFAR_COMPARE_MODELS names, where it is set; else the checkout's, then a `models/` in the working directory
+            or above it. Or the path of a `.keras` file (it has a separator or this ending): where a card of the same
+            name lies beside it, the file is verified; otherwise a warning tells that it is not.
 
     Returns:
-        `keras.Model`, uncompiled: RGB pixels in [0, 255], uint8 or float32, shape `(n, height, width, 3)`, any height
-        and width; to calibrated class probabilities, float32, shape `(n, 10)`.
+        `keras.Model`, uncompiled. Released ones take RGB pixels in [0, 255], uint8 or float32, shape
+        `(n, height, width, 3)`, any height and width, and give calibrated class probabilities, float32, `(n, 10)`.
 
     Raises:
-        ArtefactError: nothing found, a Git LFS pointer in place of the weights, or a truncated or altered file.
+        ArtefactError: nothing found or nothing to be had from the network, a Git LFS pointer in place of the weights,
+            a truncated or altered file, or one that Keras cannot load without running code of its own.
     """
-    path = verify(name, load_card(name))
+    path, card = path_of(model), find_card(model)
+    if card:
+        path = verify(model, card)
+    elif path.suffix != ".keras" or not path.is_file():
+        missing = "is no .keras file: save the model with model.save" if path.exists() else "does not exist"
+        raise ArtefactError(f"{printable(path, 200)} {missing}")
+    else:
+        warnings.warn(f"{path} is unverified: there is no card {path.stem}.json beside it", stacklevel=3)
     import keras
 
-    return keras.saving.load_model(path, compile=False, safe_mode=True)
+    try:
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
+    except Exception as error:  # Keras and the zip and HDF5 readers below it raise nearly anything
+        reason = printable(str(error).split("\n")[0].split(". ")[0] or type(error).__name__, 200)
+        raise ArtefactError(
+            f"cannot load {printable(path, 200)}: it is damaged, made by another version of Keras, or needs code of "
+            f"its own, which is not run ({reason})"
+        ) from None
 
 
-def load_card(name):
-    """Load the card of a shipped model: how it was made and what it measured.
+def load_card(model):
+    """Load the card of a model: how it was made and what it measured.
 
     Returns:
         dict as in `models/NAME.json`; the fields are described in `models/README.md`. One key is added: `folder`, the
-        models folder it was found in.
+        folder it was found in.
 
     Raises:
         ArtefactError: no such card, or it is not readable as one.
     """
-    folder = _folder_of(name)
-    path = folder / f"{name}.json"
-    try:
-        card = {**json.loads(path.read_bytes()), "folder": str(folder)}
-        for part, figure in (("test", "accuracy"), ("unlike", "threshold")):
-            float(card.get(part, {figure: 0})[figure])
+    if card := find_card(model):
         return card
+    raise ArtefactError(f"there is no card beside {printable(path_of(model), 200)}")
+
+
+def find_card(model):
+    """As `load_card`, but an empty dict for the path of a model that has no card beside it."""
+    if path := path_of(model):
+        path = path.with_suffix(".json")
+        if not path.is_file():
+            return {}
+    else:
+        path = _folder_of(model) / f"{model}.json"
+    try:
+        card = {**json.loads(path.read_bytes()), "folder": str(path.parent)}
+        for part, figure in (("test", "accuracy"), ("out_of_distribution", "threshold")):
+            float(card.get(part, {figure: 0})[figure])
+        if not isinstance(card.get("classes", []), list):
+            raise TypeError("its classes are no list")
     except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
         raise ArtefactError(f"{path} is not a readable card ({error}); restore it with `git checkout`") from None
+    if path_of(model) and card.get("file") != path_of(model).name:
+        raise ArtefactError(
+            f"{path} is not the card of {path_of(model).name}, but of {card.get('file')!r:.80}; move it"
+        )
+    return card
 
 
-def load_predictions(name):
-    """Load the recorded answers of a shipped model to the 10,000 test images, so that statistics need no data set.
+def path_of(model):
+    """The absolute path of a model that was given by its path, `~` expanded; None for one given by its name."""
+    text = os.fspath(model)
+    if isinstance(model, str) and not text.endswith(".keras") and not {os.sep, "/"} & set(text):
+        return None
+    return Path(os.path.abspath(os.path.expanduser(text)))
+
+
+def load_predictions(model):
+    """Load the recorded answers of a released model to the 10,000 test images, so that statistics need no data set.
 
     Returns:
         `Result` as of `evaluate`, in the order of CIFAR-10's `test_batch`.
@@ -72,56 +126,23 @@ def load_predictions(name):
     """
     from .evaluation import score
 
-    card = load_card(name)
-    path = verify(name, card, "test_predictions")
+    card = load_card(model)
+    path = verify(model, card, "test_predictions")
     with np.load(path, allow_pickle=False) as file:
         recorded_for = str(file["model_sha256"])
         if recorded_for != card["sha256"]:
             raise ArtefactError(f"{path} was recorded for another model ({recorded_for[:12]}…); run `make results`")
-        return score(file["probabilities"], file["labels"])
+        return score(file["probabilities"], file["labels"], card.get("classes"))
 
 
-def export(name, path, precision="float32"):
-    """Write the sub-model `network` of a shipped model for LiteRT, which runs on phones and without TensorFlow.
-
-    The entry stays behind, because LiteRT has no antialiased resize: feed float32 pixels in [0, 255] of shape
-    `(n, size, size, 3)`, size being the card's `working_size`, and get probabilities, float32, `(n, 10)`.
-
-    Args:
-        name: as in `load_model`, and its errors.
-        path: str or path of the file to write, ending in ".tflite".
-        precision: of the weights: "float32", "float16" (half the size) or "int8" (a quarter; one scale a channel,
-            activations are quantised as they come).
-
-    Raises:
-        ValueError: another precision or ending.
-        FileNotFoundError: the folder to write to does not exist.
-    """
-    if precision not in ("float32", "float16", "int8") or not str(path).endswith(".tflite"):
-        raise ValueError(
-            f"got {precision!r} and {str(path)!r}, expected float32, float16 or int8, and a name in .tflite"
-        )
-    if not Path(path).absolute().parent.is_dir():
-        raise FileNotFoundError(f"there is no folder {Path(path).absolute().parent} to write to; make it first")
-    size = load_card(name)["working_size"]
-    network = load_model(name).get_layer("network")
-    import keras
-    import tensorflow as tf  # the converter's settings have no counterpart in Keras
-
-    settings = {} if precision == "float32" else {"optimizations": [tf.lite.Optimize.DEFAULT]}
-    if precision == "float16":
-        settings["target_spec"] = {"supported_types": [tf.float16]}
-    signature = [keras.InputSpec(dtype="float32", shape=(None, size, size, 3), name="pixels")]
-    network.export(path, format="litert", verbose=False, input_signature=signature, **settings)
-
-
-def verify(name, card, part=None):
+def verify(model, card, part=None, fetch=True):
     """Check the size and SHA-256 of a file that a card names, before anybody parses it.
 
     Args:
-        name: str, name of the model, for the messages.
+        model: str or path, as in `load_model`, for the messages.
         card: dict, as of `load_card`.
         part: None for the model file itself, or the card's entry of another file, such as "test_predictions".
+        fetch: bool, whether to download what an installed package lacks; without it the answer is None then.
 
     Returns:
         `pathlib.Path` of the verified file.
@@ -133,10 +154,16 @@ def verify(name, card, part=None):
     try:
         file, size, digest = str(entry["file"]), int(entry["bytes"]), str(entry["sha256"])
     except (TypeError, KeyError, ValueError, OverflowError):
-        raise ArtefactError(f"the card of '{name}' names no {part or 'model'} file with its bytes and sha256") from None
+        raise ArtefactError(
+            f"the card of '{model}' names no {part or 'model'} file with its bytes and sha256"
+        ) from None
     if Path(file).name != file or file in ("", ".", ".."):
-        raise ArtefactError(f"the card of '{name}' names {file!r}, which is not a plain file name; restore the card")
+        raise ArtefactError(f"the card of '{model}' names {file!r}, which is not a plain file name; restore the card")
     path = Path(card["folder"]) / file
+    if path.parent == _CARDS:
+        path = _released(file, digest, fetch)
+        if path is None:
+            return None
     try:
         status = path.stat()  # before opening, which can block on a pipe
         if not stat.S_ISREG(status.st_mode):
@@ -158,19 +185,48 @@ def verify(name, card, part=None):
     return path
 
 
+def _released(file, digest, fetch):
+    """The path of a released file in the user's cache, downloaded where it is missing or not what its card says."""
+    import pooch
+
+    folder = Path(pooch.os_cache("cifar-compare"))
+    with contextlib.suppress(OSError):
+        if pooch.file_hash(folder / file) == digest:
+            return folder / file
+    if not fetch:
+        return None
+    given = os.environ.get("CIFAR_COMPARE_WEIGHTS_URL") or RELEASE_URL
+    remedy = "Set CIFAR_COMPARE_WEIGHTS_URL to the address of a folder that has it, or CIFAR_COMPARE_MODELS to the "
+    remedy += "models folder of a clone"
+    if given is None:
+        raise ArtefactError(f"{file} is not in {folder}, and this version names no address to fetch it from. {remedy}")
+    url = f"{given.rstrip('/')}/{file}"
+    if not url.startswith(("https://", "http://")):
+        raise ArtefactError(f"{given!r:.200} is no address to fetch {file} from, expected https://…. {remedy}")
+    try:
+        get = pooch.HTTPDownloader(progressbar=True, timeout=_TIMEOUT, chunk_size=1 << 18)
+        return Path(pooch.retrieve(url, f"sha256:{digest}", file, folder, downloader=get))
+    except (OSError, ValueError) as error:
+        reason = printable(" ".join(str(error).split()) or type(error).__name__, 300)
+        raise ArtefactError(f"{file} could not be fetched from {url} ({reason}). {remedy}") from None
+
+
 def _folder_of(name):
-    if not re.fullmatch(r"[A-Za-z0-9_]{1,64}", str(name)):
-        raise ArtefactError(f"{name!r} is not the name of a model; shipped are {', '.join(SHIPPED)}")
-    given = os.environ.get("CIFAR_COMPARE_MODELS")
-    checkout = Path(__file__).resolve().parents[2] / "models"
-    here = Path(os.path.abspath(os.curdir)) if os.path.exists(os.curdir) else Path("/")  # it may have been deleted
-    places = [Path(given)] if given else []
-    places += [checkout, *(folder / "models" for folder in (here, *here.parents))]
-    for place in places:
+    if not re.fullmatch(r"[A-Za-z0-9_]{1,64}", name):
+        known = f"{', '.join(SHIPPED)} are released, and the path of your own ends in .keras"
+        raise ArtefactError(f"{printable(repr(name), 100)} is not the name of a model; {known}")
+    given, here = path_from("CIFAR_COMPARE_MODELS"), upwards("models")
+    for place in [given] if given else [_CHECKOUT, *here, _CARDS]:
         with contextlib.suppress(OSError):  # no permission to look inside
             if (place / f"{name}.json").is_file():
-                return place
+                return Path(os.path.abspath(place))
+    if given:
+        raise ArtefactError(
+            f"no card {name}.json found in {os.path.abspath(given)}, which CIFAR_COMPARE_MODELS names, and which is "
+            "the only place then; set it to the models folder of a clone, or unset it"
+        )
     raise ArtefactError(
-        f"no card {name}.json found: looked in CIFAR_COMPARE_MODELS, which is {given or 'not set'}; in the checkout, "
-        f"{checkout}; and in models/ upwards from {here}. Set CIFAR_COMPARE_MODELS to the models folder of a clone"
+        f"no card {name}.json found: CIFAR_COMPARE_MODELS is not set, and it is not in the checkout, {_CHECKOUT}; in "
+        f"models/ upwards from {here[0].parent}; or among those of the package, {_CARDS}. Released are "
+        f"{', '.join(SHIPPED)}"
     )
