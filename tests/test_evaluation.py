@@ -164,6 +164,11 @@ def test_compare_by_hand():
     assert repr(found).endswith("right only in a 5, only in b 2, p = 0.45, n = 12")
 
 
+def test_compare_never_says_that_a_p_value_is_zero():
+    labels = np.zeros(2000, int)
+    assert ", p < 1e-300, " in repr(compare(score(answers([0] * 2000), labels), score(answers([1] * 2000), labels)))
+
+
 def test_compare_is_antisymmetric():
     rng = np.random.default_rng(0)
     labels = rng.integers(0, 10, 300)

@@ -61,9 +61,10 @@ class Comparison:
 
     def __repr__(self):
         low, high = (100 * end for end in self.interval)
+        p_value = f"p = {self.p_value:.2g}" if self.p_value else "p < 1e-300"  # too small for a float
         return (
             f"difference {100 * self.difference:+.2f} points [{low:+.2f}, {high:+.2f}], "
-            f"right only in a {self.only_a}, only in b {self.only_b}, p = {self.p_value:.2g}, n = {self.n}"
+            f"right only in a {self.only_a}, only in b {self.only_b}, {p_value}, n = {self.n}"
         )
 
 
