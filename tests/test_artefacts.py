@@ -123,6 +123,23 @@ def test_name_cannot_leave_the_folder(name):
         cc.load_model(name)
 
 
+def test_names_that_no_file_can_have_are_refused_and_cut():
+    for name in ("x" * 300 + ".keras", "x" * 100_000 + ".keras", "a/" * 5000 + "b"):
+        for load in (cc.load_model, cc.load_card):
+            with pytest.raises(ArtefactError) as caught:
+                load(name)
+            assert len(str(caught.value)) < 400
+
+
+def test_a_home_that_does_not_exist_is_told(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"there is no folder .*~no_such_user"):
+        cc.export("custom_cnn", "~no_such_user/x.tflite")
+    monkeypatch.setenv("CIFAR_COMPARE_MODELS", "~no_such_user/models")
+    with pytest.raises(ArtefactError, match="~no_such_user/models, which CIFAR_COMPARE_MODELS names"):
+        cc.load_card("custom_cnn")
+
+
 def test_the_error_names_every_place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("CIFAR_COMPARE_MODELS", raising=False)
@@ -334,6 +351,13 @@ def test_released_files_are_fetched_once_and_kept(released, tmp_path, capfd):
         file.unlink()
     assert cc.load_model("custom_cnn").output_shape == (None, 10)
     assert cc.load_predictions("custom_cnn").accuracy == 1
+
+
+@pytest.mark.usefixtures("released")
+def test_what_was_fetched_needs_no_address(monkeypatch):
+    cc.load_model("custom_cnn")
+    monkeypatch.delenv("CIFAR_COMPARE_WEIGHTS_URL")
+    assert cc.load_model("custom_cnn").output_shape == (None, 10)
 
 
 def test_what_was_altered_in_the_cache_is_fetched_anew(released, tmp_path):

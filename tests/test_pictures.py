@@ -361,9 +361,19 @@ def test_the_content_of_a_file_is_a_picture(tmp_path):
 
 def test_no_more_of_a_stream_is_read_than_a_picture_may_have(monkeypatch):
     monkeypatch.setattr(pictures, "MAX_BYTES", 1000)
-    endless = SimpleNamespace(read=lambda count: bytes(count))
+    asked = []
+    endless = SimpleNamespace(read=lambda count: asked.append(count) or bytes(count))
     assert reason(endless) == "has more than 1,000 bytes, which is the limit"
+    assert asked == [1001]
     assert reason(bytes(1001)) == "has more than 1,000 bytes, which is the limit"
+
+
+@pytest.mark.parametrize("error", [EOFError("it ended early"), RuntimeError("it ended early")])
+def test_a_stream_that_fails_is_told(error):
+    def read(count):
+        raise error
+
+    assert reason(SimpleNamespace(read=read)) == "cannot be read (it ended early)"
 
 
 class Column:
@@ -387,6 +397,13 @@ def test_arrays_and_columns_of_paths_are_lists_of_paths(tmp_path):
         f"is a {kind}, expected a path, the bytes of a picture file, an array (height, width, 3) or a PIL image"
         for kind in ("NoneType", "float")
     ]
+
+
+def test_a_column_of_pandas_is_a_list_of_paths(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    paths = [str(saved(tmp_path, name, Image.fromarray(PIXELS))) for name in ("b.png", "a.png")]
+    assert [name for name, _ in list_pictures(pandas.Series(paths))] == paths
+    assert told(pandas.Series(paths)) == [None, None]
 
 
 def test_what_holds_pictures_is_refused_with_a_hint():

@@ -1,5 +1,6 @@
 import logging
 import shutil
+import threading
 
 import numpy as np
 import pytest
@@ -276,3 +277,30 @@ def test_no_setting_of_keras_changes_an_answer(setting, keras_setting, monkeypat
         assert answer.probabilities.dtype == np.float32
         np.testing.assert_allclose(answer.probabilities, other.probabilities, atol=1e-6)
     np.testing.assert_allclose(added, evidence, atol=1e-5)
+
+
+def test_threads_leave_the_settings_of_keras_as_they_were(keras_setting):
+    from keras import config
+
+    from cifar_compare.system import keras_defaults
+
+    inside, seen = threading.Barrier(2), []
+
+    def first():
+        with keras_defaults():
+            inside.wait(60)
+
+    def second():
+        with keras_defaults():
+            inside.wait(60)
+            threads[0].join(60)
+            seen.append(config.image_data_format())
+
+    with keras_setting("channels_first"):
+        threads = [threading.Thread(target=each) for each in (first, second)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert seen == ["channels_last"]
+        assert config.image_data_format() == "channels_first"

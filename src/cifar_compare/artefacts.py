@@ -52,8 +52,8 @@ def load_model(model):
     path, card = path_of(model), find_card(model)
     if card:
         path = verify(model, card)
-    elif path.suffix != ".keras" or not path.is_file():
-        missing = "is no .keras file: save the model with model.save" if path.exists() else "does not exist"
+    elif path.suffix != ".keras" or not os.path.isfile(path):
+        missing = "is no .keras file: save the model with model.save" if os.path.exists(path) else "does not exist"
         raise ArtefactError(f"{printable(path, 200)} {missing}")
     else:
         warnings.warn(f"{path} is unverified: there is no card {path.stem}.json beside it", stacklevel=3)
@@ -88,7 +88,7 @@ def find_card(model):
     """As `load_card`, but an empty dict for the path of a model that has no card beside it."""
     if path := path_of(model):
         path = path.with_suffix(".json")
-        if not path.is_file():
+        if not os.path.isfile(path):  # which is quiet about names that no file can have
             return {}
     else:
         path = _folder_of(model) / f"{model}.json"

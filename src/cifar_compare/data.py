@@ -7,6 +7,7 @@ import hashlib
 import math
 import os
 import warnings
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -78,7 +79,7 @@ def class_names(k, given=None):
     """
     if given is None:
         return CLASSES if k == len(CLASSES) else tuple(f"class {i}" for i in range(k))
-    names = tuple(map(str, given))
+    names = tuple(map(str, given)) if isinstance(given, Iterable) else ()
     if isinstance(given, str) or len(names) != k or len(set(names)) != k:
         raise ValueError(
             f"classes are {printable(repr(given), 80)}, expected {k} different names, one for each probability"

@@ -26,7 +26,7 @@ def export(model, path, precision="float32"):
         ValueError: another precision or ending, or another kind of model.
         FileNotFoundError: the folder to write to does not exist.
     """
-    path = Path(path).expanduser().absolute()
+    path = Path(os.path.abspath(os.path.expanduser(path)))
     if precision not in ("float32", "float16", "int8") or path.suffix != ".tflite":
         given = f"got {precision!r} and {str(path)!r}"
         raise ValueError(f"{given}, expected float32, float16 or int8, and a name that ends in .tflite")

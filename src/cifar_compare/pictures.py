@@ -177,9 +177,14 @@ def _read_data(name, get, unknown=None):
 
 
 def _read_stream(file):
-    with contextlib.suppress(OSError, AttributeError):  # it cannot go back, as standard input
-        file.seek(0)
-    data = file.read(MAX_BYTES + 1)
+    try:
+        with contextlib.suppress(OSError, AttributeError):  # it cannot go back, as standard input
+            file.seek(0)
+        data = file.read(MAX_BYTES + 1)
+    except (OSError, ValueError, MemoryError):
+        raise
+    except Exception as error:  # what archives and connections raise when they are cut off
+        raise ValueError(f"cannot be read ({str(error)[:120] or type(error).__name__})") from None
     if not isinstance(data, bytes):
         raise ValueError(f"gives {type(data).__name__}, expected bytes: open the file in mode 'rb'")
     return data

@@ -96,7 +96,7 @@ def open_classifier(model, classes=None):
         name, sha256 = Path(model).stem, card.get("sha256")
         threshold = card.get("out_of_distribution", {}).get("threshold")
         classes = card.get("classes") if classes is None else classes
-        status = path.stat() if path and path.exists() else None
+        status = path.stat() if path and os.path.exists(path) else None
         model = _load(str(path or model), sha256 or (status and (status.st_mtime_ns, status.st_size)))
     elif not hasattr(model, "layers"):
         expected = "the name of a released model, the path of a .keras file or a keras.Model"

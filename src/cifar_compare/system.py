@@ -5,7 +5,10 @@ import json
 import logging
 import os
 import sys
+import threading
 from pathlib import Path
+
+_LOCK, _KEPT = threading.Lock(), []  # of `keras_defaults`: the user's settings, once for each context that is open
 
 
 def write(path, content):
@@ -27,7 +30,7 @@ def write_json(path, value):
 def path_from(variable):
     """The path that an environment variable names, `~` expanded; None where it is unset or empty."""
     value = os.environ.get(variable)
-    return Path(value).expanduser() if value else None
+    return Path(os.path.expanduser(value)) if value else None
 
 
 def upwards(name):
@@ -52,16 +55,21 @@ def keras_defaults():
     """
     from keras import config
 
-    kept = config.image_data_format(), config.floatx(), config.dtype_policy()
-    config.set_image_data_format("channels_last")
-    config.set_floatx("float32")
+    policy = config.dtype_policy()  # the thread's; the other two are the process's
+    with _LOCK:
+        _KEPT.append(_KEPT[0] if _KEPT else (config.image_data_format(), config.floatx()))
+        config.set_image_data_format("channels_last")
+        config.set_floatx("float32")
     config.set_dtype_policy("float32")
     try:
         yield
     finally:
-        config.set_image_data_format(kept[0])
-        config.set_floatx(kept[1])
-        config.set_dtype_policy(kept[2])
+        config.set_dtype_policy(policy)
+        with _LOCK:
+            data_format, floatx = _KEPT.pop()
+            if not _KEPT:  # no other thread is inside
+                config.set_image_data_format(data_format)
+                config.set_floatx(floatx)
 
 
 @contextlib.contextmanager
