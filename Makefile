@@ -3,9 +3,9 @@ PYTHON ?= python3
 BIN := .venv/bin
 export TF_CPP_MIN_LOG_LEVEL ?= 3
 # Notebooks run in their own folder, where a relative path would miss.
-absolute = $(shell $(PYTHON) -c 'import os, sys; print(os.path.abspath(sys.argv[1]))' '$(1)')
+absolute = $(shell $(PYTHON) -c 'import os, sys; print(os.path.abspath(os.path.expanduser(sys.argv[1])))' '$(1)')
 $(foreach name,CIFAR10_DIR CIFAR10H_COUNTS CIFAR10_LABEL_ERRORS MOBILENET_V2_WEIGHTS CIFAR_COMPARE_MODELS CIFAR_COMPARE_IMAGES,\
-  $(if $($(name)),$(eval export $(name) := $(call absolute,$($(name))))))
+  $(if $($(name)),$(eval override export $(name) := $(call absolute,$($(name))))))
 .DEFAULT_GOAL := help
 .PHONY: help setup compare test train seeds experiments bench results lock fuzz clean
 

@@ -66,13 +66,13 @@ def train(name, data, runs):
     earlier = replaced.get("earlier_test_accuracies", [])
     if "test" in replaced and replaced["history"] != history:
         earlier = [*earlier, replaced["test"]["accuracy"]]
+    MODELS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         model.save(f"{folder}/model.keras")
-        content = Path(folder, "model.keras").read_bytes()
-    MODELS.mkdir(exist_ok=True)
+        write(MODELS / f"{name}.keras", Path(folder, "model.keras").read_bytes())
     card = {
         "name": name,
-        **save(MODELS / f"{name}.keras", content),
+        **file_entry(MODELS / f"{name}.keras"),
         "parameters": model.count_params(),
         "multiply_adds": multiply_adds(model),
         "input_size": input_size(model),
@@ -90,6 +90,8 @@ def train(name, data, runs):
         "earlier_test_accuracies": earlier,
         "history": history,
     }
+    if "seeds" in replaced and replaced["recipe"] == card["recipe"]:
+        card["seeds"] = replaced["seeds"]
     write_json(path, card)
 
 
@@ -101,13 +103,13 @@ def pretrained_weights():
     """Where the weights came from that MobileNetV2's training started from."""
     if not (path := path_from("MOBILENET_V2_WEIGHTS")):
         return "ImageNet weights of keras.applications.MobileNetV2"
-    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    digest = file_entry(path)["sha256"]
     return STAND_INS.get(digest, f"a local file of ImageNet weights, SHA-256 {digest}")
 
 
-def save(path, content):
-    """Write a file, and return its name, size and SHA-256, as the cards carry them."""
-    write(path, content)
+def file_entry(path):
+    """Name, size and SHA-256 of a file, as the cards carry them."""
+    content = path.read_bytes()
     return {"file": path.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
@@ -139,32 +141,30 @@ def add_seed(name, seed, data, runs):
 def measure(name, data):
     """Write the figures of one model onto its card, and its answers to the test images beside it."""
     path, file = MODELS / f"{name}.json", MODELS / f"{name}.keras"
-    model = keras.saving.load_model(file, compile=False)
+    predictions, answers = MODELS / f"{name}.test_predictions.npz", io.BytesIO()
+    model, entry = keras.saving.load_model(file, compile=False), file_entry(file)
     validation, test = (cc.evaluate(model, split, verbose=True) for split in (data.validation, data.test))
     threshold = float(np.quantile(validation.probabilities.max(axis=1), 0.05))
-    loss, caught = preprocessing_loss(model, data.validation), share_below(model, threshold)
-    card = json.loads(path.read_text()) | save(file, file.read_bytes())
-    answers = io.BytesIO()
+    measured = {
+        "preprocessing_loss": preprocessing_loss(model, data.validation),
+        "out_of_distribution": {
+            "score": "maximum probability (Hendrycks & Gimpel 2017, arXiv:1610.02136)",
+            "threshold": threshold,
+            "false_alarms": 0.05,
+            "caught": share_below(model, threshold),
+        },
+    }
     np.savez_compressed(
         answers,
         probabilities=test.probabilities,
         labels=test.labels.astype(np.uint8),
         digests=digests(data.test.images),
-        model_sha256=card["sha256"],
+        model_sha256=entry["sha256"],
     )
-    card |= {
-        "validation": figures(validation, card["temperature"]),
-        "test": figures(test, card["temperature"]),
-        "preprocessing_loss": loss,
-        "out_of_distribution": {
-            "score": "maximum probability (Hendrycks & Gimpel 2017, arXiv:1610.02136)",
-            "threshold": threshold,
-            "false_alarms": 0.05,
-            "caught": caught,
-        },
-        "test_predictions": save(MODELS / f"{name}.test_predictions.npz", answers.getvalue()),
-    }
-    write_json(path, card)
+    write(predictions, answers.getvalue())
+    card = json.loads(path.read_text()) | entry
+    both = {"validation": figures(validation, card["temperature"]), "test": figures(test, card["temperature"])}
+    write_json(path, card | both | measured | {"test_predictions": file_entry(predictions)})
     print(f"{name}: {test}")
 
 
@@ -172,15 +172,10 @@ def figures(result, temperature):
     """A result as the card carries it, with the calibration error that the temperature removed."""
     logits = np.log(np.maximum(result.probabilities, np.finfo(np.float32).tiny))
     before = cc.score(softmax(logits * temperature, axis=1), result.labels)
-    return {
-        "n": len(result.labels),
-        "accuracy": result.accuracy,
-        "interval": list(result.interval),
-        "nll": result.nll,
-        "nll_before_temperature": before.nll,
-        "ece": result.ece,
-        "ece_before_temperature": before.ece,
-    }
+    told = {"n": len(result.labels), "accuracy": result.accuracy, "interval": list(result.interval)}
+    for figure in ("nll", "ece"):
+        told |= {figure: getattr(result, figure), f"{figure}_before_temperature": getattr(before, figure)}
+    return told
 
 
 def preprocessing_loss(model, split, count=50):

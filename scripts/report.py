@@ -17,7 +17,7 @@ from pathlib import Path
 
 import nbformat
 import numpy as np
-from markdown import table
+from markdown import interval, percent
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 
@@ -86,15 +86,16 @@ def reproduced(name, data):
 
 def comparison(results):
     """The two results in a table, and the paired difference below."""
-    head = ["model", "accuracy, %", "95 % interval", "nll", "ECE, %", "weights", "multiply-adds, M"]
+    head = ["model", "accuracy, % [95 % interval]", "nll", "ECE, %", "weights", "multiply-adds, M"]
     rows = []
     for name, result in results.items():
-        card, (low, high) = cc.load_card(name), result.interval
-        rows.append([name, f"{100 * result.accuracy:.2f}", f"[{100 * low:.2f}, {100 * high:.2f}]"])
-        rows[-1] += [f"{result.nll:.3f}", f"{100 * result.ece:.1f}", f"{card['parameters']:,}"]
-        rows[-1] += [f"{card['multiply_adds'] / 1e6:.0f}"]
+        card, accuracy = cc.load_card(name), f"{percent(result.accuracy)} {interval(result.interval)}"
+        cost = f"{card['parameters']:,}", f"{card['multiply_adds'] / 1e6:.0f}"
+        rows.append([name, accuracy, f"{result.nll:.3f}", percent(result.ece, 1), *cost])
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
     paired = cc.compare(results["mobilenet_v2"], results["custom_cnn"])
-    return f"{table(head, rows)}\n\nmobilenet_v2 (a) against custom_cnn (b): {paired}"
+    return "\n".join([*lines, "", f"mobilenet_v2 (a) against custom_cnn (b): {paired}"])
 
 
 def plots(results):
@@ -130,10 +131,7 @@ def report():
     try:
         data, origin = cc.load_cifar10(), "Measured just now on CIFAR-10's test split."
     except cc.DataError as error:
-        data, origin = (
-            None,
-            "CIFAR-10 could not be had, so these are the answers recorded when the models were shipped.",
-        )
+        data, origin = None, "CIFAR-10 could not be had: these answers were recorded when the models were shipped."
         print(f"{error}\n{origin}")
     results = {name: reproduced(name, data) if data else cc.load_predictions(name) for name in NAMES}
     shown, links = comparison(results), "".join(map(page_of, NOTEBOOKS))
@@ -150,6 +148,7 @@ if __name__ == "__main__":
     with only_python_on_stderr():
         if given.notebooks is None:
             report()
-        for each in given.notebooks or NOTEBOOKS if given.notebooks is not None else ():
-            run(each.resolve(), None)
-            print(each)
+        else:
+            for each in given.notebooks or NOTEBOOKS:
+                run(each.resolve())
+                print(each)

@@ -1,7 +1,9 @@
-"""Further seeds of a released recipe: what a run leaves on the card, what is refused, what the README says of it."""
+"""Releasing a model: what a training, a measurement and further seeds leave on the card, and what is refused."""
 
 import dataclasses
 import json
+import re
+from pathlib import Path
 from unittest import mock
 
 import experiments
@@ -11,6 +13,49 @@ import readme
 import release
 
 import cifar_compare as cc
+
+
+def test_a_model_is_trained_measured_and_replaced(tmp_path, monkeypatch):
+    recipe = {"stages": ((1, 32),), "batch_size": 50, "averaging": None, "mixed_precision": False}
+    monkeypatch.setitem(cc.RECIPES, "custom_cnn", dataclasses.replace(cc.RECIPES["custom_cnn"], **recipe))
+    monkeypatch.setattr(release, "MODELS", tmp_path / "models")
+    monkeypatch.setattr(release, "new_model", lambda name, seed: cc.build_custom_cnn(seed, (8, 8, 8)))
+    monkeypatch.setattr(release, "TILE", 256)  # fewer pictures
+    monkeypatch.setenv("CIFAR_COMPARE_MODELS", str(tmp_path / "models"))
+    data = cc.make_toy_data(train=100, validation=50, test=40)
+
+    def train_and_measure():
+        release.train("custom_cnn", data, tmp_path / "runs")
+        trained = cc.load_card("custom_cnn")
+        release.measure("custom_cnn", data)
+        return trained, cc.load_card("custom_cnn")
+
+    trained, card = train_and_measure()
+    assert "test" not in trained
+    recorded = cc.load_predictions("custom_cnn")
+    np.testing.assert_allclose(
+        cc.evaluate(cc.load_model("custom_cnn"), data.test).probabilities, recorded.probabilities
+    )
+    assert card["test"]["accuracy"] == recorded.accuracy
+    assert card["temperature"] == trained["temperature"] != 1
+    assert card["preprocessing_loss"]["n"] == 50
+    documented = re.findall(
+        r"^\| (`.*?`) \|", (Path(__file__).parents[1] / "models" / "README.md").read_text(), re.MULTILINE
+    )
+    fields = {field.strip("`") for cell in documented for field in cell.split(", ")}
+    assert card.keys() - {"name", "folder"} <= fields
+
+    # Found finished, the same training is no further look at the test split, and keeps its other seeds.
+    path = tmp_path / "models" / "custom_cnn.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"seeds": [{"seed": 5}]}))
+    _, card = train_and_measure()
+    assert card["earlier_test_accuracies"] == []
+    assert card["seeds"] == [{"seed": 5}]
+
+    monkeypatch.setitem(cc.RECIPES, "custom_cnn", dataclasses.replace(cc.RECIPES["custom_cnn"], seed=1))
+    _, replacing = train_and_measure()
+    assert replacing["earlier_test_accuracies"] == [card["test"]["accuracy"]]
+    assert "seeds" not in replacing
 
 
 @pytest.fixture
