@@ -477,3 +477,40 @@ def test_no_global_setting_of_keras_matters(name, data, trained, keras_setting):
         cc.train(model, data, TINY, trained[0])
         assert {layer.dtype_policy.name for layer in parts(model)[1].layers} == {"float32"}
     assert weights_equal(model, trained[1])
+
+
+ON_TWO_DEVICES = """
+import os
+os.environ["KERAS_BACKEND"], os.environ["XLA_FLAGS"] = "jax", "--xla_force_host_platform_device_count=2"
+import dataclasses, tempfile
+import cifar_compare as cc
+import keras, numpy as np
+
+recipe = dataclasses.replace(cc.RECIPES["custom_cnn"], stages=((2, 32),), batch_size=50, averaging=(1, 0.1))
+
+def trained(images=100):
+    model, data = cc.build_custom_cnn(widths=(8, 8, 8)), cc.make_toy_data(train=images, validation=50, test=50)
+    with tempfile.TemporaryDirectory() as folder:
+        cc.train(model, data, dataclasses.replace(recipe, mixed_precision=False), folder)
+    return model.get_weights()
+
+before = cc.build_custom_cnn(widths=(8, 8, 8)).get_weights()
+alone = trained()
+keras.distribution.set_distribution(keras.distribution.DataParallel())
+assert keras.distribution.distribution().device_mesh.shape == (2,)
+for one, two, start in zip(alone, trained(), before):
+    np.testing.assert_allclose(two, one, atol=1e-4)
+assert max(np.abs(one - start).max() for one, start in zip(alone, before)) > 0.1
+try:
+    trained(101)
+except ValueError as error:
+    assert "batches of 1 images cannot be shared evenly among 2 devices" in str(error), error
+else:
+    raise AssertionError("an uneven batch was taken")
+"""
+
+
+def test_two_devices_train_as_one_does():
+    pytest.importorskip("jax")
+    done = subprocess.run([sys.executable, "-c", ON_TWO_DEVICES], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]

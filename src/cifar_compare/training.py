@@ -28,7 +28,8 @@ def train(model, data, recipe, folder=None):
 
     Every epoch ends with a checkpoint. Data order and augmentation are functions of (seed, epoch), so a run that was
     interrupted and called again ends with the same weights, bit for bit, as one that was not. After an error or an
-    interruption the model is left at the last checkpoint.
+    interruption the model is left at the last checkpoint. Under `keras.distribution.DataParallel`, on JAX, each device
+    takes a share of every batch.
 
     Args:
         model: `keras.Model` of `build_custom_cnn`, `build_mobilenet_v2`, `with_preprocessing` or `load_model`.
@@ -139,6 +140,12 @@ def _check_fit(model, network, splits, recipe):
     if network.input_shape[1] and {px for _, px in recipe.stages} != {size}:
         raise ValueError(f"the network takes {size} px only, but the recipe has stages {recipe.stages}")
     logits_layer(network)
+    shared = keras.distribution.distribution()
+    devices = shared.device_mesh.shape[0] if shared else 1
+    batch_sizes = {size for split in splits.values() for size in (recipe.batch_size, len(split) % recipe.batch_size)}
+    if uneven := [size for size in sorted(batch_sizes) if size % devices]:
+        given = f"batches of {', '.join(map(str, uneven))} images cannot be shared evenly among {devices} devices"
+        raise ValueError(f"{given}; choose a batch_size that divides the splits into such batches, or leave images out")
     plain = next(batches(Split(train.images[:2], train.labels[:2], train.classes), recipe, None))
     given = next(batches(Split(train.images[:2], train.labels[:2], train.classes), recipe, 0))
     for what, before, after in zip(("images", "labels"), plain, given, strict=True):
