@@ -10,6 +10,7 @@ Needs CIFAR-10 and an idle machine. Parts: start, share, inference, exports, gro
 import argparse
 import dataclasses
 import json
+import math
 import os
 import subprocess
 import sys
@@ -26,8 +27,9 @@ import numpy as np
 from experiments import RECORD as EXPERIMENTS
 from experiments import WIDTHS, short_recipe
 from markdown import interval, percent, table
+from PIL import Image
 
-from cifar_compare.artefacts import NAMES, verify
+from cifar_compare.artefacts import NAMES
 from cifar_compare.hardware import hardware
 from cifar_compare.kernels import fused, precision, training_dtype
 from cifar_compare.models import IMAGE_SIZE
@@ -78,23 +80,19 @@ def train_published(data, epochs=CAP, folder=RUNS, record=PUBLISHED):
     """Train the published CNN to the target or the cap, a checkpoint an epoch, and record its history."""
     folder.mkdir(parents=True, exist_ok=True)
     file, partial = folder / "published_cnn.keras", folder / "partial.keras"
-    history = []
     if file.exists() and record.exists():
-        history = json.loads(record.read_text())["history"]
-        model = keras.saving.load_model(file)
+        model, history = keras.saving.load_model(file), json.loads(record.read_text())["history"]
     else:
         keras.utils.set_random_seed(0)
-        model = published_cnn()
+        model, history = published_cnn(), []
+    check = (data.validation.images.astype("float32"), data.validation.labels)
     while len(history) < epochs and not (history and history[-1]["val_accuracy"] >= TARGET):
         start = time.perf_counter()
         # Shuffled here, because `fit` repeats its order in every epoch behind `set_random_seed`.
         order = np.random.default_rng(len(history)).permutation(len(data.train))
         images, labels = data.train.images[order].astype("float32"), data.train.labels[order]
-        logs = model.fit(images, labels, batch_size=32, shuffle=False, verbose=2).history
-        loss, accuracy = model.evaluate(
-            data.validation.images.astype("float32"), data.validation.labels, batch_size=250, verbose=0
-        )
-        row = {name: values[0] for name, values in logs.items()} | {"val_loss": loss, "val_accuracy": accuracy}
+        logs = model.fit(images, labels, 32, verbose=2, shuffle=False, validation_data=check, validation_batch_size=250)
+        row = {name: values[0] for name, values in logs.history.items()}
         history.append(row | {"epoch": len(history) + 1, "seconds": time.perf_counter() - start})
         model.save(partial)
         partial.replace(file)
@@ -127,25 +125,16 @@ def bare(network, *kinds):
 
 def share(data):
     """Training throughput against the peak for large matrix products of the same dtype, and what the input costs."""
-    recipe = cc.RECIPES["custom_cnn"]
-    model = cc.build_custom_cnn()
-    dtype = training_dtype(recipe).removeprefix("mixed_")
-    side = 4096
+    recipe, model, side = cc.RECIPES["custom_cnn"], cc.build_custom_cnn(), 4096
+    network, dtype = parts(model)[1], training_dtype(recipe).removeprefix("mixed_")
     matrix = keras.ops.cast(keras.random.normal((side, side), seed=0), dtype)
     product = median_seconds(lambda: float(keras.ops.cast(keras.ops.matmul(matrix, matrix)[0, 0], "float32")))
-    network = parts(model)[1]
-    step = step_seconds(network, data, recipe, IMAGE_SIZE)
-    made = batches(data.train, recipe, 0)
     norm, gelu = keras.layers.BatchNormalization, keras.layers.Activation
-    plain = dataclasses.replace(recipe, mixed_precision=False)
-    variants = {
-        "without BatchNorm": step_seconds(bare(network, norm), data, recipe, IMAGE_SIZE),
-        "without GELU": step_seconds(bare(network, gelu), data, recipe, IMAGE_SIZE),
-        "without either": step_seconds(bare(network, norm, gelu), data, recipe, IMAGE_SIZE),
-        "with BatchNorm and GELU as Keras makes them": step_seconds(network, data, recipe, IMAGE_SIZE, nullcontext),
-        "all in float32": step_seconds(network, data, plain, IMAGE_SIZE),
-        "all compiled by XLA": step_seconds(network, data, recipe, IMAGE_SIZE, nullcontext, True),
-    }
+
+    def seconds(network=network, recipe=recipe, **how):
+        return step_seconds(network, data, recipe, IMAGE_SIZE, **how)
+
+    step, made = seconds(), batches(data.train, recipe, 0)
     return {
         "dtype": dtype,
         "peak_gflops": 2 * side**3 / product / 1e9,
@@ -154,192 +143,181 @@ def share(data):
         "images_per_second": recipe.batch_size / step,
         "input_seconds": median_seconds(lambda: next(made)),
         "step_seconds": step,
-        "variants": variants,
+        "variants": {
+            "without BatchNorm": seconds(bare(network, norm)),
+            "without GELU": seconds(bare(network, gelu)),
+            "without either": seconds(bare(network, norm, gelu)),
+            "with BatchNorm and GELU as Keras makes them": seconds(faster=nullcontext),
+            "all in float32": seconds(recipe=dataclasses.replace(recipe, mixed_precision=False)),
+            "all compiled by XLA": seconds(faster=nullcontext, compiled=True),
+        },
     }
 
 
-ON_JAX = """
-import os, sys, json, time
-os.environ["KERAS_BACKEND"] = "jax"
-import keras, numpy as np
-model = keras.saving.load_model(sys.argv[1], compile=False)
-images = np.load(sys.argv[2]).astype("float32")
-def median(call, n=7):
-    taken = []
-    for _ in range(n):
-        start = time.perf_counter(); call(); taken.append(time.perf_counter() - start)
-    return float(np.median(taken[2:]))
-answers = model.predict(images, batch_size=250, verbose=0)
-one = median(lambda: model.predict_on_batch(images[:1]))
-many = median(lambda: model.predict_on_batch(images[:250]))
-np.save(sys.argv[3], answers)
-print(json.dumps([one, 250 / many]))
-"""
+def in_process(job, *arguments, **environment):
+    """What a job of this file returns, done in a process of its own."""
+    command = [sys.executable, __file__, "--job", job, *map(str, arguments)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=os.environ | environment)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
-def inference(data):
-    """Latency of one picture and throughput of 250 on TensorFlow, JAX and LiteRT, and how far the answers part."""
+def speed(ask, pixels):
+    """Latency of one picture and throughput of 250."""
+    one, many = (median_seconds(lambda n=n: ask(pixels[:n])) for n in (1, 250))
+    return {"latency_ms": 1e3 * one, "per_second": 250 / many}
+
+
+def answer(name, images, answers):
+    """Write what a model answers to the images of a file; its speed."""
+    model, pixels = cc.load_model(name), np.load(images)
+    np.save(answers, model.predict(pixels, batch_size=250, verbose=0))
+    return speed(model.predict_on_batch, pixels)
+
+
+def lite(path):
+    """A call that runs a LiteRT file on a batch of any size."""
     from ai_edge_litert.interpreter import Interpreter
 
-    images, rows = data.validation.images[:500], []
-    for name in NAMES:
-        card = cc.load_card(name)
-        path, model = verify(name, card), cc.load_model(name)
-        pixels = images.astype("float32")
-        answers = model.predict(pixels, batch_size=250, verbose=0)
-        row = {"model": name, "sha256": card["sha256"]}
-        one = median_seconds(lambda model=model, x=pixels[:1]: model.predict_on_batch(x))
-        many = median_seconds(lambda model=model, x=pixels[:250]: model.predict_on_batch(x))
-        rows.append(row | {"on": "TensorFlow", "latency_ms": 1e3 * one, "per_second": 250 / many, "apart": 0.0})
-        with tempfile.TemporaryDirectory() as folder:
-            np.save(f"{folder}/images.npy", images)
-            command = [sys.executable, "-c", ON_JAX, path, f"{folder}/images.npy", f"{folder}/answers.npy"]
-            one, many = json.loads(subprocess.run(command, capture_output=True, check=True, text=True).stdout)
-            apart = float(np.abs(np.load(f"{folder}/answers.npy") - answers).max())
-            rows.append(row | {"on": "JAX", "latency_ms": 1e3 * one, "per_second": many, "apart": apart})
-            cc.export(name, f"{folder}/network.tflite")
-            ask = lite(Interpreter(f"{folder}/network.tflite", num_threads=os.cpu_count()))
-            entered = parts(model)[0].predict_on_batch(pixels[:250])
-            apart = float(np.abs(ask(entered) - answers[:250]).max())
-            one = median_seconds(lambda ask=ask, x=entered[:1]: ask(x))
-            many = median_seconds(lambda ask=ask, x=entered: ask(x))
-            on = "LiteRT, without preprocessing"
-            rows.append(row | {"on": on, "latency_ms": 1e3 * one, "per_second": 250 / many, "apart": apart})
-    return rows
-
-
-def lite(interpreter):
-    """A call that runs a LiteRT interpreter on a batch of any size."""
+    network = Interpreter(str(path), num_threads=os.cpu_count())
+    network.allocate_tensors()
 
     def ask(pixels):
-        place = interpreter.get_input_details()[0]
+        place = network.get_input_details()[0]
         if tuple(place["shape"]) != pixels.shape:
-            interpreter.resize_tensor_input(place["index"], pixels.shape)
-            interpreter.allocate_tensors()
-        interpreter.set_tensor(place["index"], pixels)
-        interpreter.invoke()
-        return interpreter.get_tensor(interpreter.get_output_details()[0]["index"])
+            network.resize_tensor_input(place["index"], pixels.shape)
+            network.allocate_tensors()
+        network.set_tensor(place["index"], pixels)
+        network.invoke()
+        return network.get_tensor(network.get_output_details()[0]["index"])
 
     return ask
 
 
-def exports(data):
-    """Size and test accuracy of each precision that `cifar-compare export` writes."""
-    from ai_edge_litert.interpreter import Interpreter
-
+def inference(data):
+    """Latency of one picture and throughput of 250 on TensorFlow, JAX and LiteRT, and how far the answers part."""
     rows = []
     for name in NAMES:
-        card, preprocessing = cc.load_card(name), parts(cc.load_model(name))[0]
+        with tempfile.TemporaryDirectory() as folder:
+            images, file, network = (f"{folder}/{each}" for each in ("images.npy", "answers.npy", "network.tflite"))
+            pixels, found = data.validation.images[:500].astype("float32"), {}
+            np.save(images, pixels)
+            for on in ("TensorFlow", "JAX"):
+                found[on] = in_process("answer", name, images, file, KERAS_BACKEND=on.lower()), np.load(file)
+            cc.export(name, network)
+            ask, seen = lite(network), parts(cc.load_model(name))[0].predict_on_batch(pixels[:250])
+            found["LiteRT, without preprocessing"] = speed(ask, seen), ask(seen)
+        for on, (timed, answers) in found.items():
+            apart = float(np.abs(answers - found["TensorFlow"][1][: len(answers)]).max())
+            row = {"model": name, "sha256": cc.load_card(name)["sha256"], "on": on}
+            rows.append(row | timed | {"apart": apart})
+    return rows
+
+
+def exports(data):
+    """Size and test accuracy of each precision that `cifar-compare export` writes."""
+    rows = []
+    for name in NAMES:
+        sha256, preprocessing = cc.load_card(name)["sha256"], parts(cc.load_model(name))[0]
         for digits in ("float32", "float16", "int8"):
             with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "network.tflite"
-                cc.export(name, path, digits)
-                ask, answers = lite(Interpreter(str(path), num_threads=os.cpu_count())), []
+                cc.export(name, path := Path(folder) / "network.tflite", digits)
+                ask, answers = lite(path), []
                 for start in range(0, len(data.test), 250):
                     pixels = data.test.images[start : start + 250].astype("float32")
                     answers.append(ask(np.asarray(preprocessing.predict_on_batch(pixels))))
-                result = cc.score(np.concatenate(answers), data.test.labels)
-                row = {"model": name, "sha256": card["sha256"], "precision": digits, "bytes": path.stat().st_size}
-            rows.append(row | {"accuracy": result.accuracy, "interval": list(result.interval)})
+                row = {"model": name, "sha256": sha256, "precision": digits, "bytes": path.stat().st_size}
+            result = cc.score(np.concatenate(answers), data.test.labels)
+            rows.append(row | {"accuracy": result.accuracy, "interval": result.interval})
     return rows
 
 
 def growth(data):
     """Seconds and peak memory of loading, training and evaluating, each in a process of its own."""
-    rows = []
-    for n in (5000, 10_000, 25_000, 45_000):
-        rows += [once("train", n, 32), once("evaluate", n, 32)]
-    rows += [once("train", 5000, size) for size in (64, 96, 128)] + [once("load", 60_000, 32)]
-    return rows
-
-
-def once(job, n, size):
-    """Run one job of `grow` in a new process and return its row."""
-    command = [sys.executable, __file__, "--grow", job, str(n), str(size)]
-    done = subprocess.run(command, capture_output=True, check=True, text=True)
-    return json.loads(done.stdout.splitlines()[-1])
+    jobs = [(job, n, 32) for n in (5000, 10_000, 25_000, 45_000) for job in ("train", "evaluate")]
+    jobs += [("train", 5000, size) for size in (64, 96, 128)] + [("load", 60_000, 32)]
+    return [in_process("grow", *job) for job in jobs]
 
 
 def grow(job, n, size):
     """Do one job on n images at one input resolution; its seconds, with the first step's, and peak of memory."""
-    start = time.perf_counter()
+    n, size, start = int(n), int(size), time.perf_counter()
     data = cc.load_cifar10()
     if job != "load":
-        few = cc.Split(data.train.images[:n], data.train.labels[:n])
+        few, fewest = (cc.Split(data.train.images[:count], data.train.labels[:count]) for count in (n, 100))
         # At 32 px the custom CNN, above it MobileNetV2, whose size is what grows.
         model = cc.build_custom_cnn() if size == 32 else cc.build_mobilenet_v2(weights=None, input_size=size)
-        name = "custom_cnn" if size == 32 else "mobilenet_v2"
-        recipe = dataclasses.replace(cc.RECIPES[name], stages=((1, size),), averaging=None, head_epochs=0)
+        recipe = cc.RECIPES["custom_cnn" if size == 32 else "mobilenet_v2"]
+        recipe = dataclasses.replace(recipe, stages=((1, size),), averaging=None, head_epochs=0)
         start = time.perf_counter()
         if job == "train":
             with tempfile.TemporaryDirectory() as folder:
-                cc.train(model, dataclasses.replace(data, train=few, validation=few_of(few)), recipe, folder)
+                cc.train(model, cc.Data(few, fewest, fewest), recipe, folder)
         else:
             cc.evaluate(model, few)
-    seconds = time.perf_counter() - start
-    return {"job": job, "n": n, "size": size, "seconds": seconds, "peak_mib": peak_mib()}
+    return {"job": job, "n": n, "size": size, "seconds": time.perf_counter() - start, "peak_mib": peak_mib()}
 
 
 def peak_mib():
     """Peak memory of this process, MiB; `resource` would count its parent's too, from which it was forked."""
     if not (path := Path("/proc/self/status")).exists():
         raise SystemExit("the part growth reads /proc/self/status, which only Linux has; name the other parts")
-    status = path.read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
-
-
-def few_of(split):
-    return cc.Split(split.images[:100], split.labels[:100])
+    return int(path.read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
 def race(data):
     """Time to the published accuracy: steps of both recipes timed here, times how many either took."""
-    for path, command in ((PUBLISHED, "bench.py --baseline"), (EXPERIMENTS, "experiments.py recipe")):
-        if not path.exists():
-            raise SystemExit(f"{path} is missing; run `python scripts/{command}` first (hours)")
-    published = json.loads(PUBLISHED.read_text())
+    published = json.loads(PUBLISHED.read_text()) if PUBLISHED.exists() else {"history": [], "cap": CAP}
     history, cap = published["history"], published["cap"]
     reached = [row["epoch"] for row in history if row["val_accuracy"] >= TARGET]
     if not reached and len(history) < cap:
         raise SystemExit(
             f"{PUBLISHED} holds {len(history)} of {cap} epochs and none reached {TARGET:.2%}; "
-            "run `python scripts/bench.py --baseline` first, which goes on from there"
+            "run `python scripts/bench.py --baseline` first (hours), which goes on from there"
         )
-    epochs = reached[0] if reached else len(history)
-    model = published_cnn()
+    epochs, model = reached[0] if reached else len(history), published_cnn()
     images, labels = data.train.images[:32].astype("float32"), data.train.labels[:32]
     theirs = median_seconds(lambda: model.train_on_batch(images, labels), repeats=20)
-    steps = epochs * -(-len(data.train) // 32)
+    recipe, network = short_recipe(), parts(cc.build_custom_cnn(0, WIDTHS))[1]
+    ours = sum(count * step_seconds(network, data, recipe, size) for count, size in recipe.stages)
     runs = [row for row in json.loads(EXPERIMENTS.read_text()) if row["idea"] == "recipe"]
-    recipe, model = short_recipe(), cc.build_custom_cnn(0, WIDTHS)
-    an_epoch = -(-len(data.train) // recipe.batch_size)
-    network = parts(model)[1]
-    ours = sum(count * an_epoch * step_seconds(network, data, recipe, size) for count, size in recipe.stages)
     return {
         "target": TARGET,
         "published_reached": bool(reached),
         "published_hardware": published["hardware"],
         "published_epochs": epochs,
         "published_best": max(row["val_accuracy"] for row in history),
-        "published_minutes": steps * theirs / 60,
+        "published_minutes": epochs * math.ceil(len(data.train) / 32) * theirs / 60,
         "ours_accuracies": [row["val_accuracy"] for row in runs],
         "ours_epochs": recipe.epochs,
-        "ours_minutes": ours / 60,
+        "ours_minutes": math.ceil(len(data.train) / recipe.batch_size) * ours / 60,
     }
 
 
 def start(data):
-    """Seconds of the command for one picture, each in a new process, and of importing Keras alone."""
-    picture = ROOT / "test_images" / "cat_test.jpg"
-    command = [sys.executable, "-m", "cifar_compare", "predict", str(picture)]
-    calls = {"command": command, "keras": [sys.executable, "-c", "import keras"]}
-    return {
-        name: median_seconds(lambda call=call: subprocess.run(call, capture_output=True, check=True), 3, 1)
-        for name, call in calls.items()
-    }
+    """Seconds of the command, and of what it cannot do without: importing Keras, and the network."""
+    images = data.validation.images[:1500]
+
+    def seconds(*command):
+        command = [sys.executable, *command]
+        return median_seconds(lambda: subprocess.run(command, capture_output=True, check=True), repeats=3, warm=1)
+
+    with tempfile.TemporaryDirectory() as folder:
+        for index, image in enumerate(images):
+            Image.fromarray(image[: 30 + index % 3]).save(f"{folder}/{index}.png")
+        command = ("-m", "cifar_compare", "predict", "--model", "custom_cnn", "--csv", f"{folder}/0.png")
+        one, more = seconds(*command), seconds(*command, folder)
+    model = cc.load_model("custom_cnn")
+    network = median_seconds(lambda: model.predict(images, batch_size=100, verbose=0), repeats=3, warm=1)
+    return {"command": one, "keras": seconds("-c", "import keras"), "pictures": more - one, "network": network}
 
 
 PARTS = {"start": start, "share": share, "inference": inference, "exports": exports, "growth": growth, "race": race}
+JOBS = {"answer": answer, "grow": grow}  # of processes of their own
+
+
+def columns(rows, forms):
+    """A table with a column for each form, in which `{name}` is a figure of the row."""
+    return table(forms, [[form.format(**row) for form in forms.values()] for row in rows])
 
 
 def tables(record):
@@ -347,56 +325,47 @@ def tables(record):
     told = [f"Measured on {record['hardware']}; medians of several."]
     if part := record.get("race"):
         verb, least = ("reached", "") if part["published_reached"] else ("did not reach", "at least ")
-        ours = ", ".join(f"{100 * accuracy:.2f}" for accuracy in part["ours_accuracies"])
         told.append(
-            f"**Time to the published accuracy.** The published CNN {verb} {100 * part['target']:.2f} % on the "
-            f"validation split in {part['published_epochs']} epochs (best: {100 * part['published_best']:.2f} %; "
-            f"trained on {part['published_hardware']}), which take {part['published_minutes']:.0f} min here. "
-            "Our recipe in short (`docs/experiments.md`) takes "
-            f"{part['ours_minutes']:.1f} min for {part['ours_epochs']} epochs and ends at {ours} % with its seeds: "
+            f"**Time to the published accuracy.** The published CNN {verb} {percent(part['target'])} % on the "
+            f"validation split in {part['published_epochs']} epochs (best: {percent(part['published_best'])} %; "
+            f"trained on {part['published_hardware']}), which take {part['published_minutes']:.0f} min here. Our "
+            f"recipe in short (`docs/experiments.md`) takes {part['ours_minutes']:.1f} min for {part['ours_epochs']} "
+            f"epochs and ends at {', '.join(map(percent, part['ours_accuracies']))} % with its seeds: "
             f"**{least}{part['published_minutes'] / part['ours_minutes']:.1f} times faster**."
         )
     if part := record.get("share"):
-        reached = part["training_gflops"] / part["peak_gflops"]
+        reached, step, variants = part["training_gflops"] / part["peak_gflops"], part["step_seconds"], part["variants"]
         told.append(
             f"**Share of the machine.** Large {part['dtype']} matrix products reach {part['peak_gflops']:.0f} GFLOP/s; "
-            f"training the CNN at 32 px {part['training_gflops']:.0f} GFLOP/s, "
-            f"**{100 * reached:.0f} %** of that, at "
+            f"training the CNN at 32 px {part['training_gflops']:.0f} GFLOP/s, **{percent(reached, 0)} %** of that, at "
             f"{part['images_per_second']:.0f} images a second. Preparing a batch takes "
-            f"{100 * part['input_seconds'] / part['step_seconds']:.1f} % of a step. In place of "
-            f"{part['step_seconds']:.2f} s a step takes "
-            f"{', '.join(f'{seconds:.2f} s {how}' for how, seconds in part['variants'].items())}. Without either "
-            f"it would thus reach {100 * reached * part['step_seconds'] / part['variants']['without either']:.0f} % of "
-            "the peak: the rest of a step is BatchNorm and GELU, which work value by value, not by matrix products."
+            f"{percent(part['input_seconds'] / step, 1)} % of a step. In place of {step:.2f} s a step takes "
+            f"{', '.join(f'{seconds:.2f} s {how}' for how, seconds in variants.items())}. Without either it would thus "
+            f"reach {percent(reached * step / variants['without either'], 0)} % of the peak: the rest of a step is "
+            "BatchNorm and GELU, which work value by value, not by matrix products."
         )
     if part := record.get("start"):
         told.append(
-            f"**Start.** `cifar-compare predict` takes {part['command']:.1f} s for one picture; importing Keras "
-            f"takes {part['keras']:.1f} s of it."
+            f"**Start.** `cifar-compare predict` takes {part['command']:.1f} s for one picture, {part['keras']:.1f} s "
+            f"of it for importing Keras; 1,500 more take {part['pictures']:.1f} s, of which the CNN itself takes "
+            f"{part['network']:.1f} s."
         )
     if part := record.get("inference"):
-        head = ["model", "on", "one picture, ms", "pictures a second", "largest difference of a probability"]
-        rows = [
-            [row["model"], row["on"], f"{row['latency_ms']:.1f}", f"{row['per_second']:,.0f}", f"{row['apart']:.1e}"]
-            for row in part
-        ]
-        told.append("**Inference**\n\n" + table(head, rows))
+        forms = {"model": "{model}", "on": "{on}", "one picture, ms": "{latency_ms:.1f}"}
+        forms |= {"pictures a second": "{per_second:,.0f}", "largest difference of a probability": "{apart:.1e}"}
+        told.append("**Inference**\n\n" + columns(part, forms))
     if part := record.get("exports"):
-        head = ["model", "precision", "MB", "test accuracy, % [95 % interval]"]
-        rows = [[row["model"], row["precision"], f"{row['bytes'] / 1e6:.1f}", percent(row["accuracy"])] for row in part]
-        for row, cells in zip(part, rows, strict=True):
-            cells[-1] += f" {interval(row['interval'])}"
-        told.append("**Exports**\n\n" + table(head, rows))
+        rows = [row | {"percent": f"{percent(row['accuracy'])} {interval(row['interval'])}"} for row in part]
+        rows = [row | {"mb": row["bytes"] / 1e6} for row in rows]
+        forms = {"model": "{model}", "precision": "{precision}", "MB": "{mb:.1f}"}
+        told.append("**Exports**\n\n" + columns(rows, forms | {"test accuracy, % [95 % interval]": "{percent}"}))
     if part := record.get("growth"):
-        head = ["what", "images", "input resolution, px", "seconds", "images a second", "peak memory, MiB"]
-        rows = []
-        for row in part:
-            n, seconds = row["n"], row["seconds"]
-            speed = [f"{seconds:.1f}", f"{n / seconds:,.0f}", f"{row['peak_mib']:,.0f}"]
-            rows.append([row["job"], f"{n:,}", row["size"], *speed])
+        rows = [row | {"speed": row["n"] / row["seconds"]} for row in part]
+        forms = {"what": "{job}", "images": "{n:,}", "input resolution, px": "{size}", "seconds": "{seconds:.1f}"}
+        forms |= {"images a second": "{speed:,.0f}", "peak memory, MiB": "{peak_mib:,.0f}"}
         told.append(
             "**Growth.** Time grows with the images, memory does not. At 32 px the CNN, above it MobileNetV2.\n\n"
-            + table(head, rows)
+            + columns(rows, forms)
         )
     return "\n\n".join(told)
 
@@ -406,12 +375,12 @@ def main():
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"default: {' '.join(PARTS)}")
     parser.add_argument("--tables", action="store_true", help="print what is recorded and stop")
     parser.add_argument("--baseline", action="store_true", help="train the published CNN and stop")
-    parser.add_argument("--grow", nargs=3, help=argparse.SUPPRESS)
+    parser.add_argument("--job", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     if unknown := sorted(set(given.parts) - set(PARTS)):
         parser.error(f"there is no part {', '.join(unknown)}; there are {' '.join(PARTS)}")
-    if given.grow:
-        print(json.dumps(grow(given.grow[0], int(given.grow[1]), int(given.grow[2]))))
+    if given.job:
+        print(json.dumps(JOBS[given.job[0]](*given.job[1:])))
         return
     if given.baseline:
         train_published(cc.load_cifar10())

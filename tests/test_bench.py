@@ -71,6 +71,7 @@ def test_the_tables_say_ratios_of_what_was_measured():
             **{"published_hardware": "a loom", "published_minutes": 200.0},
             **{"ours_accuracies": [0.9, 0.91], "ours_epochs": 6, "ours_minutes": 10.0},
         },
+        "start": {"command": 4.0, "keras": 2.5, "pictures": 1.25, "network": 0.75},
         "growth": [{"job": "load", "n": 60_000, "size": 32, "seconds": 1.5, "peak_mib": 700.0}],
     }
     told = bench.tables(record)
@@ -83,6 +84,8 @@ def test_the_tables_say_ratios_of_what_was_measured():
     record["race"]["published_reached"] = True
     assert "**20.0 times faster**" in bench.tables(record)
     assert "| load | 60,000 | 32 | 1.5 | 40,000 | 700 |" in told
+    assert "takes 4.0 s for one picture, 2.5 s of it for importing Keras; 1,500 more take 1.2 s" in told
+    assert "**Start.**" not in bench.tables({"hardware": "2 cores"})
 
 
 def test_a_bare_network_lacks_only_the_layers_named():
@@ -124,12 +127,25 @@ def test_what_is_recorded_grows_with_the_images_in_time_alone(job):
 
 
 def test_lite_takes_batches_of_any_size(tmp_path):
-    litert = pytest.importorskip("ai_edge_litert.interpreter")
+    pytest.importorskip("ai_edge_litert.interpreter")
     cc.export("custom_cnn", tmp_path / "cnn.tflite")
-    ask = bench.lite(litert.Interpreter(str(tmp_path / "cnn.tflite")))
+    ask = bench.lite(tmp_path / "cnn.tflite")
     pixels = np.random.default_rng(0).uniform(0, 255, (5, 32, 32, 3)).astype("float32")
+    one = ask(pixels[:1])
     assert ask(pixels).shape == (5, 10)
-    np.testing.assert_allclose(ask(pixels[:1]), ask(pixels)[:1], atol=1e-5)
+    np.testing.assert_allclose(one, ask(pixels)[:1], atol=1e-5)
+
+
+def test_a_job_runs_in_a_process_of_its_own_on_the_backend_that_is_named(tmp_path):
+    pytest.importorskip("jax")
+    pixels = np.random.default_rng(0).uniform(0, 255, (4, 32, 32, 3)).astype("float32")
+    np.save(tmp_path / "images.npy", pixels)
+    on_jax = bench.in_process(
+        "answer", "custom_cnn", tmp_path / "images.npy", tmp_path / "answers.npy", KERAS_BACKEND="jax"
+    )
+    assert set(on_jax) == {"latency_ms", "per_second"}
+    answers = cc.load_model("custom_cnn").predict(pixels, verbose=0)
+    np.testing.assert_allclose(np.load(tmp_path / "answers.npy"), answers, atol=1e-4)
 
 
 def test_unknown_parts_are_refused(capsys, monkeypatch):

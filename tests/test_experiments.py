@@ -7,10 +7,10 @@ import experiments
 import keras
 import numpy as np
 import pytest
-from experiments import build_plain_start
 
 import cifar_compare as cc
 from cifar_compare.models import whiten
+from cifar_compare.optimizers import schedule
 from cifar_compare.roles import parts
 from cifar_compare.training import batches
 
@@ -51,51 +51,75 @@ def test_both_input_resolutions_are_tried_on_the_same_images(data, monkeypatch):
     assert made["difference"]["value"] == pytest.approx(accuracies[1] - accuracies[0])
 
 
-@pytest.fixture
-def narrow(monkeypatch):
-    monkeypatch.setattr(experiments, "WIDTHS", (8, 16, 16))
+def narrow(idea="recipe"):
+    return parts(experiments.build(0, **({"widths": (8, 16, 16)} | experiments.IDEAS[idea].network)))[1]
 
 
-@pytest.mark.usefixtures("narrow")
+def test_an_idea_that_changes_nothing_of_the_network_builds_the_cnn():
+    usual = cc.build_custom_cnn(0, (8, 16, 16)).get_weights()
+    assert all(map(np.array_equal, narrow().get_weights(), usual))
+    sizes = [parts(experiments.build(0, **experiments.IDEAS[idea].network))[1] for idea in ("recipe", "wider")]
+    usual = [cc.build_custom_cnn(0, widths) for widths in (experiments.WIDTHS, (128, 384, 384))]
+    assert [network.count_params() for network in sizes] == [model.count_params() for model in usual]
+
+
 def test_the_first_layer_is_whitened_unless_that_is_the_idea(data):
-    for build, learnt in ((cc.build_custom_cnn, False), (experiments.build_learning_first_layer, True)):
-        network = parts(build(0))[1]
+    for idea, learnt in (("recipe", False), ("no-whitening", True)):
+        network = narrow(idea)
         first = network.get_layer("whiten").kernel
         before = first.numpy()
         whiten(network, data.train.images)
         assert first.trainable == learnt == np.array_equal(before, first.numpy())
 
 
-@pytest.mark.usefixtures("narrow")
 def test_kernels_start_at_random_where_that_is_the_idea():
-    usual, plain = (parts(build(0))[1].get_layer("conv2b").kernel.numpy() for build in (narrow_cnn, build_plain_start))
+    usual, plain = (narrow(idea).get_layer("conv2b").kernel.numpy() for idea in ("recipe", "no-identity"))
     assert np.array_equal(usual[1, 1], np.eye(16, dtype="float32"))
     assert np.std(plain) == pytest.approx(np.sqrt(1 / 3 / (9 * 16)), rel=0.1)
 
 
-def narrow_cnn(seed):
-    return cc.build_custom_cnn(seed, (8, 16, 16))
-
-
-@pytest.mark.usefixtures("narrow")
 def test_another_activation_takes_gelu_s_place():
-    network = parts(experiments.IDEAS["relu"].build(0))[1]
+    network = narrow("relu")
     grey = np.full((1, 32, 32, 3), 118, "float32") + np.random.default_rng(0).normal(size=(1, 32, 32, 3))
     behind = keras.Model(network.inputs, [network.get_layer(f"gelu{block}b").output for block in (1, 2, 3)])
     assert all(values.numpy().min() == 0 for values in behind(grey.astype("float32")))
 
 
+def test_muon_moves_kernels_evenly_and_the_rest_as_sgd_does():
+    network = narrow()
+    kernel, bias = network.get_layer("conv2b").kernel, network.get_layer("norm2b").beta
+    kernel.assign(kernel * 4 / np.linalg.norm(kernel))
+    before, random = (kernel.numpy(), bias.numpy()), np.random.default_rng(0)
+    gradients = [keras.ops.convert_to_tensor(random.normal(size=v.shape).astype("float32")) for v in (kernel, bias)]
+    moved = []
+    for idea in ("recipe", "muon"):
+        recipe = experiments.short_recipe(**experiments.IDEAS[idea].recipe)
+        optimizer = recipe.optimizer(schedule(recipe, 100))
+        optimizer.build([kernel, bias])
+        optimizer.iterations.assign(10)
+        optimizer.apply(gradients)
+        rate = float(optimizer.learning_rate)
+        moved.append((kernel.numpy() - before[0], bias.numpy() - before[1]))
+        kernel.assign(before[0])
+        bias.assign(before[1])
+    (_, by_sgd), (step, by_muon) = moved
+    np.testing.assert_allclose(by_muon, by_sgd, rtol=1e-5)
+    assert np.linalg.norm(before[0] + step) == pytest.approx(4, rel=1e-5)
+    lengths = np.linalg.svd(step.reshape(-1, 16), compute_uv=False) / (0.2 * rate)
+    assert 0.4 < lengths.min() <= lengths.max() < 1.4
+
+
 def test_ideas_change_the_batches_of_a_training_alone(data):
     plain_recipe = experiments.short_recipe(batch_size=50)
     for name in ("random-flip", "mixup"):
-        recipe = experiments.short_recipe(batch_size=50, **experiments.IDEAS[name].fields)
+        recipe = experiments.short_recipe(batch_size=50, **experiments.IDEAS[name].recipe)
         for plain, given in zip(batches(data.validation, plain_recipe), batches(data.validation, recipe), strict=True):
             assert np.array_equal(plain[0], given[0])
             assert np.array_equal(plain[1], given[1])
         plain, given = (next(batches(data.train, each, 0)) for each in (plain_recipe, recipe))
         assert not np.array_equal(plain[0], given[0])
         np.testing.assert_allclose(given[1].sum(axis=1), 1, rtol=1e-6)
-    recipe = experiments.short_recipe(batch_size=50, **experiments.IDEAS["random-flip"].fields)
+    recipe = experiments.short_recipe(batch_size=50, **experiments.IDEAS["random-flip"].recipe)
     flipped, plain = (next(batches(data.train, each, 0))[0] for each in (recipe, plain_recipe))
     same = (flipped == plain).all(axis=(1, 2, 3))
     mirrored = (flipped == plain[:, :, ::-1]).all(axis=(1, 2, 3))
@@ -105,18 +129,19 @@ def test_ideas_change_the_batches_of_a_training_alone(data):
 
 def test_distillation_gives_each_image_its_own_answer(data, monkeypatch):
     class Teacher:
-        def predict_on_batch(self, images):
+        @staticmethod
+        def predict_on_batch(images):
             return np.full((len(images), 10), 0.08) + 0.2 * (np.arange(10) == images[:, 0, 0, :1] % 10)
 
-    monkeypatch.setattr(experiments, "teacher", Teacher)
+    monkeypatch.setattr(experiments, "load_once", {"mobilenet_v2": Teacher}.get)
     images, labels = data.train.images[:20], np.eye(10, dtype="float32")[data.train.labels[:20]]
     _, taught = experiments.teach(images, labels, np.random.default_rng(0))
-    np.testing.assert_allclose(taught, (labels + Teacher().predict_on_batch(images)) / 2)
+    np.testing.assert_allclose(taught, (labels + Teacher.predict_on_batch(images)) / 2)
 
 
 def test_every_idea_changes_fields_that_a_recipe_has():
     fields = {field.name for field in dataclasses.fields(cc.Recipe)}
-    assert all(set(idea.fields) <= fields for idea in experiments.IDEAS.values())
+    assert all(set(idea.recipe) <= fields for idea in experiments.IDEAS.values())
 
 
 def test_only_what_the_record_lacks_is_run():
@@ -140,7 +165,7 @@ def test_the_page_tells_noise_from_effect():
 
 def test_the_page_says_what_was_trained_in_full():
     rows = [row("recipe", seed, 0.9) for seed in range(3)]
-    full = row("recipe", 0, 0.94) | {"says": "more"}
+    full = row("recipe", 0, 0.94) | {"says": "more", "validation_accuracy": 0.94, "training_accuracy": 0.9}
     told = experiments.page(rows, [full | {"test_accuracy": None}, full | {"test_accuracy": 0.94}])
     assert "| more | 6 | 10 | 90.00 | 94.00 [93.31, 94.64] |  |" in told
     assert "| more | 6 | 10 | 90.00 | 94.00 [93.31, 94.64] | 94.00 [93.52, 94.46] |" in told
@@ -149,6 +174,19 @@ def test_the_page_says_what_was_trained_in_full():
 def test_a_page_without_noise_is_refused():
     with pytest.raises(SystemExit, match="0 of 3 runs"):
         experiments.page([row("mixup", 0, 0.9)], [])
+
+
+def test_the_input_resolution_is_told_as_it_was_recorded():
+    recorded = experiments.input_sizes()
+    large, small = (recorded["sizes"][size]["accuracy"] for size in ("128", "96"))
+    assert recorded["difference"]["value"] == pytest.approx(large - small)
+    told = experiments.input_size_sentence([recorded])
+    assert f"{100 * small:.1f} % [" in told
+    assert f"a difference of {100 * (large - small):+.1f} points [" in told
+    rows = [row("recipe", seed, 0.9) for seed in range(3)]
+    assert experiments.input_sizes(rows) is None
+    assert told not in experiments.page(rows, [])
+    assert told in experiments.page([*rows, recorded], [])
 
 
 def test_the_page_is_the_one_that_the_record_makes():
