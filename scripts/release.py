@@ -96,6 +96,9 @@ def train(name, data, runs):
 
 
 def new_model(name, seed):
+    """The model that a training begins with; a robust one goes on from the shipped model of its kind."""
+    if name.endswith("_robust"):
+        return cc.load_model(name.removesuffix("_robust"))
     return cc.build_custom_cnn(seed) if name == "custom_cnn" else cc.build_mobilenet_v2(seed=seed)
 
 
