@@ -47,9 +47,10 @@ experiments: setup  ## try ideas for the CNN one at a time, into docs/experiment
 bench: setup  ## measure how fast the code is on an idle machine, and print the tables (an hour behind its baseline)
 	$(BIN)/python scripts/bench.py
 
-results: setup  ## rebuild every derived file: cards, recorded predictions, study, notebook outputs, README
+results: setup  ## rebuild every derived file: cards, recorded predictions, study, figure, notebook outputs, README and docs
 	$(BIN)/python scripts/release.py measure
 	$(BIN)/python scripts/study.py
+	$(BIN)/python scripts/finding.py
 	$(BIN)/python scripts/report.py --notebooks
 	$(BIN)/python scripts/readme.py
 
