@@ -96,15 +96,21 @@ def facts():
     }
 
 
+def environment(folder):
+    """Jinja2 for the templates of a folder: a name that is not there is an error."""
+    loader = jinja2.FileSystemLoader(folder)
+    return jinja2.Environment(
+        loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
+    )
+
+
 def filled():
     """The pages as they ought to be: dict of texts by path."""
-    options = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "keep_trailing_newline": True}
-    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(TEMPLATES), **options)
-    pages = {}
-    for template in sorted(TEMPLATES.glob("*.md")):
-        path = ROOT / template.name if template.name == "README.md" else ROOT / "docs" / template.name
-        pages[path] = environment.get_template(template.name).render(facts())
-    return pages
+    names, templates = sorted(path.name for path in TEMPLATES.glob("*.md")), environment(TEMPLATES)
+    return {
+        ROOT / ("" if name == "README.md" else "docs") / name: templates.get_template(name).render(facts())
+        for name in names
+    }
 
 
 if __name__ == "__main__":
