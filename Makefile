@@ -7,7 +7,7 @@ absolute = $(shell $(PYTHON) -c 'import os, sys; print(os.path.abspath(os.path.e
 $(foreach name,CIFAR10_DIR CIFAR10H_COUNTS CIFAR10_LABEL_ERRORS MOBILENET_V2_WEIGHTS CIFAR_COMPARE_MODELS CIFAR_COMPARE_IMAGES,\
   $(if $($(name)),$(eval override export $(name) := $(call absolute,$($(name))))))
 .DEFAULT_GOAL := help
-.PHONY: help setup compare test train seeds experiments bench results lock fuzz clean
+.PHONY: help setup compare site test train seeds experiments bench results lock fuzz clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 13
@@ -23,6 +23,10 @@ setup: .venv/ready  ## make .venv from requirements.lock where it is missing
 
 compare: setup  ## verify the weights, measure both models, run the notebooks, write build/report/
 	$(BIN)/python scripts/report.py
+
+site: compare  ## write build/site/, the report and docs (and build/demo/, where it is) as static pages to be served
+	rm -rf build/site
+	cp -R build/report build/site
 
 test: setup  ## lint, unit tests, and the notebooks under nbval as they are shown and as a smoke run
 	$(BIN)/ruff check
@@ -47,9 +51,10 @@ experiments: setup  ## try ideas for the CNN one at a time, into docs/experiment
 bench: setup  ## measure how fast the code is on an idle machine, and print the tables (an hour behind its baseline)
 	$(BIN)/python scripts/bench.py
 
-results: setup  ## rebuild every derived file: cards, recorded predictions, study, notebook outputs, README
+results: setup  ## rebuild every derived file: cards, recorded predictions, study, figure, notebook outputs, README and docs
 	$(BIN)/python scripts/release.py measure
 	$(BIN)/python scripts/study.py
+	$(BIN)/python scripts/finding.py
 	$(BIN)/python scripts/report.py --notebooks
 	$(BIN)/python scripts/readme.py
 

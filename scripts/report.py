@@ -7,23 +7,26 @@ The pictures of the data set are never committed: outputs of cells with the tag 
 """
 
 import argparse
-import html
 import os
 import platform
 import re
+import shutil
 import subprocess
 import time
 from pathlib import Path
 
+import matplotlib.pyplot as plt
+import mistune
 import nbformat
 import numpy as np
-from markdown import interval, percent
+import readme
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
+from pygments.formatters import HtmlFormatter
 
 import cifar_compare as cc
 from cifar_compare.artefacts import NAMES, verify
-from cifar_compare.system import only_python_on_stderr
+from cifar_compare.system import only_python_on_stderr, write
 
 ROOT = Path(__file__).resolve().parents[1]
 NOTEBOOKS, REPORT = sorted((ROOT / "notebooks").glob("*.ipynb")), ROOT / "build" / "report"
@@ -31,23 +34,15 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},  # its version would change with every machine
 }
-PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>cifar-compare</title>
-<style>body{{font:16px/1.5 sans-serif;max-width:60em;margin:2em auto;padding:0 1em}}
-pre{{background:#f4f4f4;padding:1em;white-space:pre-wrap}}img{{max-width:100%}}</style>
-<h1>A CNN from scratch and a fine-tuned MobileNetV2 on CIFAR-10</h1>
-<p>{origin}</p><pre>{table}</pre>
-<h2>Notebooks</h2><ul>{links}</ul>
-<h2>Plots</h2>{plots}</html>
-"""
+HEADING = "Train from scratch, or fine-tune?"
 
 
-def run(path, to=None):
-    """Execute a notebook in its own folder, and write it back, or a copy with all its pictures into the folder `to`."""
+def run(path, pictures=False):
+    """Execute a notebook in its own folder; the notebook, with the pictures of the data set only if told to."""
     notebook = nbformat.read(path, as_version=4)
     client = NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}})
     client.execute(stderr=subprocess.DEVNULL)  # of the kernel itself, where TensorFlow greets; cells keep theirs
-    clean(notebook, pictures=to is not None)
-    nbformat.write(notebook, Path(to or path.parent) / path.name)
+    clean(notebook, pictures)
     return notebook
 
 
@@ -84,22 +79,8 @@ def reproduced(name, data):
     return fresh
 
 
-def comparison(results):
-    """The two results in a table, and the paired difference below."""
-    head = ["model", "accuracy, % [95 % interval]", "nll", "ECE, %", "weights", "multiply-adds, M"]
-    rows = []
-    for name, result in results.items():
-        card, accuracy = cc.load_card(name), f"{percent(result.accuracy)} {interval(result.interval)}"
-        cost = f"{card['parameters']:,}", f"{card['multiply_adds'] / 1e6:.0f}"
-        rows.append([name, accuracy, f"{result.nll:.3f}", percent(result.ece, 1), *cost])
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    lines = ["  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)) for row in [head, *rows]]
-    paired = cc.compare(results["mobilenet_v2"], results["custom_cnn"])
-    return "\n".join([*lines, "", f"mobilenet_v2 (a) against custom_cnn (b): {paired}"])
-
-
-def plots(results):
-    """Write the plots as SVG and return the HTML that shows them."""
+def plots(results, folder):
+    """Write the plots as SVG, with text as text; their widths in inches by name."""
     costs = {name: (cc.load_card(name)["multiply_adds"], result) for name, result in results.items()}
     figures = {
         "cost": cc.plots.accuracy_against_cost(costs),
@@ -108,36 +89,71 @@ def plots(results):
         "learning_curves": cc.plots.learning_curves({name: cc.load_card(name)["history"] for name in results}),
         "confusion": cc.plots.confusion(results),
     }
-    for name, figure in figures.items():
-        figure.savefig(REPORT / f"{name}.svg")
-    return "".join(f'<p><img src="{name}.svg" alt="{name.replace("_", " ")}"></p>' for name in figures)
+    figures["confusion"].set_size_inches(11.8, 6)  # as wide as the page, with its text of 10 points at 11 px
+    with plt.rc_context({"svg.fonttype": "none"}):
+        for name, figure in figures.items():
+            figure.savefig(folder / f"{name}.svg")
+    return {name: figure.get_figwidth() for name, figure in figures.items()}
 
 
-def page_of(path):
-    """Run a notebook, write it as HTML, and return the link to it."""
-    print(f"running {path.name}")
-    page, _ = HTMLExporter().from_notebook_node(run(path, REPORT))
-    (REPORT / f"{path.stem}.html").write_text(page)
-    return f'<li><a href="{path.stem}.html">{path.stem}</a></li>'
+def page(text, href):
+    """A page of Markdown: where it goes, its heading and first paragraph, and all of it as HTML with links to HTML."""
+    text = re.sub(r"\]\(([\w./-]+)\.(?:md|ipynb)\)", r"](\1.html)", text).replace("](../notebooks/", "](../")
+    heading = re.search("^# (.*)", text, re.MULTILINE)[1]
+    teaser = re.split(r"\n\s*\n", text.split(heading, 1)[1].strip())[0]
+    told = {
+        "href": href,
+        "short": Path(href).stem.replace("-", " "),
+        "heading": heading,
+        "teaser": mistune.html(teaser),
+    }
+    return told | {"body": mistune.html(text)}
+
+
+def write_pages(folder, results, origin, notebooks):
+    """Write index, docs and notebooks as HTML: `results` by name, `origin` says whence, `notebooks` by file name."""
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "docs").mkdir(parents=True)
+    for path in (readme.FIGURE, readme.FIGURE.with_stem("handed-narrow")):
+        shutil.copy(path, folder / "docs")
+    shutil.copytree(ROOT / "test_images", folder / "test_images", ignore=shutil.ignore_patterns("*.py", "*.md"))
+    if demo := (ROOT / "build" / "demo").is_dir():
+        shutil.copytree(ROOT / "build" / "demo", folder / "demo")
+    docs = [page(path.read_text(), f"docs/{path.stem}.html") for path in sorted((ROOT / "docs").glob("*.md"))]
+    told = [page(book.cells[0].source, f"{Path(name).stem}.html") for name, book in notebooks.items()]
+    for entry, book in zip(told, notebooks.values(), strict=True):
+        entry["body"] = HTMLExporter(template_name="basic").from_notebook_node(book)[0]
+    facts = readme.facts() | {"results": results, "origin": origin, "docs": docs, "notebooks": told, "demo": demo}
+    facts |= {"paired": cc.compare(*(results[name] for name in reversed(NAMES))), "widths": plots(results, folder)}
+    for key, style in (("code_light", "default"), ("code_dark", "github-dark")):
+        facts[key] = HtmlFormatter(style=style).get_style_defs(".highlight")
+    templates = readme.environment(ROOT / "scripts")
+    index = templates.get_template("report.html").render(facts, heading=HEADING, up="")
+    write(folder / "index.html", index)
+    for entry in docs + told:
+        up = "../" * entry["href"].count("/")
+        write(folder / entry["href"], templates.get_template("page.html").render(facts | entry, up=up))
 
 
 def report():
     """Write build/report/: what is shipped is verified, its answers are computed anew where there is data."""
     start = time.perf_counter()
-    REPORT.mkdir(parents=True, exist_ok=True)
     for name in NAMES:
         for part in (None, "test_predictions"):
             print(f"verified {verify(name, cc.load_card(name), part)}")
     try:
-        data, origin = cc.load_cifar10(), "Measured just now on CIFAR-10's test split."
+        data, origin = cc.load_cifar10(), "Measured just now on CIFAR-10's test images."
     except cc.DataError as error:
-        data, origin = None, "CIFAR-10 could not be had: these answers were recorded when the models were shipped."
+        data, origin = None, "CIFAR-10 could not be had: these answers were recorded when the models were released."
         print(f"{error}\n{origin}")
     results = {name: reproduced(name, data) if data else cc.load_predictions(name) for name in NAMES}
-    shown, links = comparison(results), "".join(map(page_of, NOTEBOOKS))
-    page = PAGE.format(origin=origin, table=html.escape(shown), links=links, plots=plots(results))
-    (REPORT / "index.html").write_text(page)
-    print(f"\n{shown}\n\n{REPORT / 'index.html'} written; {time.perf_counter() - start:.0f} s in all")
+    notebooks = {}
+    for path in NOTEBOOKS:
+        print(f"running {path.name}")
+        notebooks[path.name] = run(path, pictures=True)
+    write_pages(REPORT, results, origin, notebooks)
+    print("\n".join(f"{name}: {result}" for name, result in results.items()))
+    print(f"{REPORT / 'index.html'} written; {time.perf_counter() - start:.0f} s in all")
 
 
 if __name__ == "__main__":
@@ -148,7 +164,6 @@ if __name__ == "__main__":
     with only_python_on_stderr():
         if given.notebooks is None:
             report()
-        else:
-            for each in given.notebooks or NOTEBOOKS:
-                run(each.resolve())
-                print(each)
+        for each in (given.notebooks or NOTEBOOKS) if given.notebooks is not None else ():
+            nbformat.write(run(each.resolve()), each)
+            print(each)

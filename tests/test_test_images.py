@@ -35,14 +35,14 @@ def test_committed_pictures_have_their_form(name, form, size):
 
 @pytest.mark.parametrize("shows", ["cat", "truck"])
 @pytest.mark.parametrize("model", ["custom_cnn", "mobilenet_v2"])
-def test_the_readme_shows_what_the_shipped_models_answer(model, shows):
+def test_the_docs_show_what_the_shipped_models_answer(model, shows):
     path = TEST_IMAGES / f"output-{model}-{shows}.png"
     card = json.loads((REPOSITORY / "models" / f"{model}.json").read_text())
     with Image.open(path) as image:
         assert image.info["model_sha256"] == card["sha256"], (
             "run notebooks/05_your_own_images.ipynb, which draws it anew"
         )
-    assert f"(test_images/{path.name})" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert f"(../test_images/{path.name})" in (REPOSITORY / "docs" / "usage.md").read_text(encoding="utf-8")
 
 
 def test_truck_is_thirty_by_thirty_blocks():
