@@ -64,7 +64,6 @@ def test_checks_itself(path):
     sources = [cell.source for cell in code_cells(path)]
     assert any("NBVAL_CHECK_OUTPUT" in source for source in sources)
     assert not any("NBVAL_SKIP" in source for source in sources)
-    assert sum("assert" in source for source in sources) >= 3
     for cell in code_cells(path):
         if "NBVAL_CHECK_OUTPUT" in cell.source:
             assert cell.outputs, f"without an output there is nothing to check:\n{cell.source}"
@@ -88,6 +87,7 @@ def test_is_small_and_says_nothing_of_the_machine_it_ran_on(path):
 def test_keeps_no_picture_of_the_data_set(path):
     for cell in code_cells(path):
         draws = "gallery(" in cell.source and re.search(r"\b(data|test|images)\b", cell.source)
+        draws = draws and "cc.make_toy_data(" not in cell.source
         if draws or TAG in cell.metadata.get("tags", []):
             assert TAG in cell.metadata.get("tags", []), f"this cell needs the tag {TAG}:\n{cell.source}"
             assert not cell.outputs, "run scripts/report.py --notebooks, which drops such pictures"
