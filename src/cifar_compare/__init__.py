@@ -43,6 +43,7 @@ _HOME_OF = {
     "load_predictions": "artefacts",
     "ArtefactError": "artefacts",
     "PictureError": "pictures",
+    "notebook": "notebooks",
     "evidence_map": "prediction",
     "predict": "prediction",
 }
