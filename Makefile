@@ -7,7 +7,7 @@ absolute = $(shell $(PYTHON) -c 'import os, sys; print(os.path.abspath(os.path.e
 $(foreach name,CIFAR10_DIR CIFAR10H_COUNTS CIFAR10_LABEL_ERRORS MOBILENET_V2_WEIGHTS CIFAR_COMPARE_MODELS CIFAR_COMPARE_IMAGES,\
   $(if $($(name)),$(eval override export $(name) := $(call absolute,$($(name))))))
 .DEFAULT_GOAL := help
-.PHONY: help setup compare test train seeds experiments bench results lock fuzz clean
+.PHONY: help setup compare demo test train seeds experiments bench results lock fuzz clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 13
@@ -23,6 +23,9 @@ setup: .venv/ready  ## make .venv from requirements.lock where it is missing
 
 compare: setup  ## verify the weights, measure both models, run the notebooks, write build/report/
 	$(BIN)/python scripts/report.py
+
+demo: setup  ## build the page that classifies in the browser, into build/demo/, and say how to open it
+	$(BIN)/python scripts/demo.py
 
 test: setup  ## lint, unit tests, and the notebooks under nbval as they are shown and as a smoke run
 	$(BIN)/ruff check
