@@ -1,6 +1,6 @@
 // Load the two networks and ask them.
 
-import { loadAndCompile, loadLiteRt, Tensor } from "./runtime/litert.js";
+import { loadAndCompile, loadLiteRt, Tensor } from "./runtime/core.js";
 
 // Resolves to what about.json says, each model with its compiled `network` and each picture with its `blob`, so that
 // nothing is fetched later; an error names the file.
@@ -9,18 +9,18 @@ export async function load() {
     throw new Error("This browser has no WebAssembly, which the networks need. A current Firefox, Chrome or Safari has.");
   }
   const about = await (await fetched("about.json")).json();
-  const files = await Promise.all(about.models.map(async ({ file }) => (await fetched(file)).arrayBuffer()));
-  for (const picture of about.pictures) picture.blob = await (await fetched(picture.file)).blob();
-  try {
-    await loadLiteRt(new URL("runtime/", import.meta.url).href);
-  } catch (error) {
-    throw new Error(`The runtime in runtime/ could not be started (${error.message ?? "a file is missing"}).`);
-  }
+  const [files] = await Promise.all([
+    Promise.all(about.models.map(async ({ name }) => new Uint8Array(await (await fetched(`${name}.tflite`)).arrayBuffer()))),
+    Promise.all(about.pictures.map(async (picture) => (picture.blob = await (await fetched(picture.file)).blob()))),
+    loadLiteRt(new URL("runtime/", import.meta.url).href).catch((error) => {
+      throw new Error(`The runtime could not be started from the folder runtime/ (${error.message ?? "a file is missing"}).`);
+    }),
+  ]);
   for (const [i, model] of about.models.entries()) {
     try {
-      model.network = await loadAndCompile(new Uint8Array(files[i]), { accelerator: "wasm" });
+      model.network = await loadAndCompile(files[i], { accelerator: "wasm" });
     } catch (error) {
-      throw new Error(`The network ${model.file} is damaged (${error.message}).`);
+      throw new Error(`The network ${model.name}.tflite is damaged (${error.message}).`);
     }
   }
   return about;

@@ -65,7 +65,7 @@ export function resize({ size, data }, side, method = "bicubic", antialias = tru
 
 // What a file of 8 bits a channel keeps.
 export function rounded({ size, data }) {
-  return { size, data: Float32Array.from(data, (value) => Math.min(255, Math.max(0, Math.round(value)))) };
+  return { size, data: data.map((value) => Math.min(255, Math.max(0, Math.round(value)))) };
 }
 
 // Gaussian noise (Box-Muller), the same each time, so that a link shows everyone the same picture.
@@ -80,11 +80,9 @@ export function noisy({ size, data }, deviation) {
 }
 
 export function toImageData({ size, data }) {
+  if (data instanceof Uint8ClampedArray) return new ImageData(data, size, size); // came from a canvas
   const image = new ImageData(size, size);
-  const channels = data.length / (size * size);
-  for (let i = 0; i < size * size; i++) {
-    for (let c = 0; c < 3; c++) image.data[4 * i + c] = data[channels * i + c];
-    image.data[4 * i + 3] = 255;
-  }
+  for (let from = 0, to = 0; from < data.length; to++) image.data[to] = to % 4 === 3 ? 255 : data[from++];
+  image.data[image.data.length - 1] = 255;
   return image;
 }
