@@ -7,7 +7,7 @@ absolute = $(shell $(PYTHON) -c 'import os, sys; print(os.path.abspath(os.path.e
 $(foreach name,CIFAR10_DIR CIFAR10H_COUNTS CIFAR10_LABEL_ERRORS MOBILENET_V2_WEIGHTS CIFAR_COMPARE_MODELS CIFAR_COMPARE_IMAGES,\
   $(if $($(name)),$(eval override export $(name) := $(call absolute,$($(name))))))
 .DEFAULT_GOAL := help
-.PHONY: help setup compare site test train seeds experiments bench results lock fuzz clean
+.PHONY: help setup compare site demo test train seeds experiments bench results lock fuzz clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 13
@@ -27,6 +27,9 @@ compare: setup  ## verify the weights, measure both models, run the notebooks, w
 site: compare  ## write build/site/, the report and docs (and build/demo/, where it is) as static pages to be served
 	rm -rf build/site
 	cp -R build/report build/site
+
+demo: setup  ## build the page that classifies in the browser, into build/demo/, and say how to open it
+	$(BIN)/python scripts/demo.py
 
 test: setup  ## lint, unit tests, and the notebooks under nbval as they are shown and as a smoke run
 	$(BIN)/ruff check
