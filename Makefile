@@ -49,10 +49,11 @@ seeds: setup  ## train either recipe with two more seeds and note on the cards h
 
 experiments: setup  ## try ideas for the CNN one at a time, into docs/experiments.md (hours; goes on where it stopped)
 	$(BIN)/python scripts/experiments.py
-	$(BIN)/python scripts/experiments.py --page
+	$(BIN)/python scripts/readme.py
 
-bench: setup  ## measure how fast the code is on an idle machine, and print the tables (an hour behind its baseline)
+bench: setup  ## measure how fast the code is on an idle machine, into docs/speed.md (an hour behind its baseline)
 	$(BIN)/python scripts/bench.py
+	$(BIN)/python scripts/readme.py
 
 results: setup  ## rebuild every derived file: cards, recorded predictions, study, figure, notebook outputs, README and docs
 	$(BIN)/python scripts/release.py measure

@@ -1,10 +1,9 @@
 """Measure how fast the code is: ratios within one run, medians of several, into results/bench.json.
 
-    python scripts/bench.py [PART ...]     the parts named, or all; then the tables
-    python scripts/bench.py --tables       the tables of what is recorded
+    python scripts/bench.py [PART ...]     the parts named, or all: share, inference, exports, race
     python scripts/bench.py --baseline     train the published CNN once, hours; goes on where it was stopped
 
-Needs CIFAR-10 and an idle machine. Parts: start, share, inference, exports, growth, race.
+Needs CIFAR-10 and an idle machine. docs/templates/speed.md tells what was measured.
 """
 
 import argparse
@@ -26,8 +25,6 @@ import keras
 import numpy as np
 from experiments import RECORD as EXPERIMENTS
 from experiments import WIDTHS, short_recipe
-from markdown import interval, percent, table
-from PIL import Image
 
 from cifar_compare.artefacts import NAMES
 from cifar_compare.hardware import hardware
@@ -154,13 +151,6 @@ def share(data):
     }
 
 
-def in_process(job, *arguments, **environment):
-    """What a job of this file returns, done in a process of its own."""
-    command = [sys.executable, __file__, "--job", job, *map(str, arguments)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=os.environ | environment)
-    return json.loads(done.stdout.splitlines()[-1])
-
-
 def speed(ask, pixels):
     """Latency of one picture and throughput of 250."""
     one, many = (median_seconds(lambda n=n: ask(pixels[:n])) for n in (1, 250))
@@ -168,10 +158,18 @@ def speed(ask, pixels):
 
 
 def answer(name, images, answers):
-    """Write what a model answers to the images of a file; its speed."""
+    """Write what a model answers to the images of a file; its speed. Each backend takes a process of its own."""
     model, pixels = cc.load_model(name), np.load(images)
     np.save(answers, model.predict(pixels, batch_size=250, verbose=0))
     return speed(model.predict_on_batch, pixels)
+
+
+def answer_on(backend, *arguments):
+    """As `answer`, on a backend of Keras."""
+    command = [sys.executable, __file__, "--answer", *map(str, arguments)]
+    environment = os.environ | {"KERAS_BACKEND": backend}
+    done = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True, env=environment)
+    return json.loads(done.stdout.splitlines()[-1])
 
 
 def lite(path):
@@ -202,7 +200,7 @@ def inference(data):
             pixels, found = data.validation.images[:500].astype("float32"), {}
             np.save(images, pixels)
             for on in ("TensorFlow", "JAX"):
-                found[on] = in_process("answer", name, images, file, KERAS_BACKEND=on.lower()), np.load(file)
+                found[on] = answer_on(on.lower(), name, images, file), np.load(file)
             cc.export(name, network)
             ask, seen = lite(network), parts(cc.load_model(name))[0].predict_on_batch(pixels[:250])
             found["LiteRT, without preprocessing"] = speed(ask, seen), ask(seen)
@@ -229,39 +227,6 @@ def exports(data):
             result = cc.score(np.concatenate(answers), data.test.labels)
             rows.append(row | {"accuracy": result.accuracy, "interval": result.interval})
     return rows
-
-
-def growth(data):
-    """Seconds and peak memory of loading, training and evaluating, each in a process of its own."""
-    jobs = [(job, n, 32) for n in (5000, 10_000, 25_000, 45_000) for job in ("train", "evaluate")]
-    jobs += [("train", 5000, size) for size in (64, 96, 128)] + [("load", 60_000, 32)]
-    return [in_process("grow", *job) for job in jobs]
-
-
-def grow(job, n, size):
-    """Do one job on n images at one input resolution; its seconds, with the first step's, and peak of memory."""
-    n, size, start = int(n), int(size), time.perf_counter()
-    data = cc.load_cifar10()
-    if job != "load":
-        few, fewest = (cc.Split(data.train.images[:count], data.train.labels[:count]) for count in (n, 100))
-        # At 32 px the custom CNN, above it MobileNetV2, whose size is what grows.
-        model = cc.build_custom_cnn() if size == 32 else cc.build_mobilenet_v2(weights=None, input_size=size)
-        recipe = cc.RECIPES["custom_cnn" if size == 32 else "mobilenet_v2"]
-        recipe = dataclasses.replace(recipe, stages=((1, size),), averaging=None, head_epochs=0)
-        start = time.perf_counter()
-        if job == "train":
-            with tempfile.TemporaryDirectory() as folder:
-                cc.train(model, cc.Data(few, fewest, fewest), recipe, folder)
-        else:
-            cc.evaluate(model, few)
-    return {"job": job, "n": n, "size": size, "seconds": time.perf_counter() - start, "peak_mib": peak_mib()}
-
-
-def peak_mib():
-    """Peak memory of this process, MiB; `resource` would count its parent's too, from which it was forked."""
-    if not (path := Path("/proc/self/status")).exists():
-        raise SystemExit("the part growth reads /proc/self/status, which only Linux has; name the other parts")
-    return int(path.read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
 def race(data):
@@ -293,108 +258,29 @@ def race(data):
     }
 
 
-def start(data):
-    """Seconds of the command, and of what it cannot do without: importing Keras, and the network."""
-    images = data.validation.images[:1500]
-
-    def seconds(*command):
-        command = [sys.executable, *command]
-        return median_seconds(lambda: subprocess.run(command, capture_output=True, check=True), repeats=3, warm=1)
-
-    with tempfile.TemporaryDirectory() as folder:
-        for index, image in enumerate(images):
-            Image.fromarray(image[: 30 + index % 3]).save(f"{folder}/{index}.png")
-        command = ("-m", "cifar_compare", "predict", "--model", "custom_cnn", "--csv", f"{folder}/0.png")
-        one, more = seconds(*command), seconds(*command, folder)
-    model = cc.load_model("custom_cnn")
-    network = median_seconds(lambda: model.predict(images, batch_size=100, verbose=0), repeats=3, warm=1)
-    return {"command": one, "keras": seconds("-c", "import keras"), "pictures": more - one, "network": network}
-
-
-PARTS = {"start": start, "share": share, "inference": inference, "exports": exports, "growth": growth, "race": race}
-JOBS = {"answer": answer, "grow": grow}  # of processes of their own
-
-
-def columns(rows, forms):
-    """A table with a column for each form, in which `{name}` is a figure of the row."""
-    return table(forms, [[form.format(**row) for form in forms.values()] for row in rows])
-
-
-def tables(record):
-    """What is recorded, in Markdown."""
-    told = [f"Measured on {record['hardware']}; medians of several."]
-    if part := record.get("race"):
-        verb, least = ("reached", "") if part["published_reached"] else ("did not reach", "at least ")
-        told.append(
-            f"**Time to the published accuracy.** The published CNN {verb} {percent(part['target'])} % on the "
-            f"validation split in {part['published_epochs']} epochs (best: {percent(part['published_best'])} %; "
-            f"trained on {part['published_hardware']}), which take {part['published_minutes']:.0f} min here. Our "
-            f"recipe in short (`docs/experiments.md`) takes {part['ours_minutes']:.1f} min for {part['ours_epochs']} "
-            f"epochs and ends at {', '.join(map(percent, part['ours_accuracies']))} % with its seeds: "
-            f"**{least}{part['published_minutes'] / part['ours_minutes']:.1f} times faster**."
-        )
-    if part := record.get("share"):
-        reached, step, variants = part["training_gflops"] / part["peak_gflops"], part["step_seconds"], part["variants"]
-        told.append(
-            f"**Share of the machine.** Large {part['dtype']} matrix products reach {part['peak_gflops']:.0f} GFLOP/s; "
-            f"training the CNN at 32 px {part['training_gflops']:.0f} GFLOP/s, **{percent(reached, 0)} %** of that, at "
-            f"{part['images_per_second']:.0f} images a second. Preparing a batch takes "
-            f"{percent(part['input_seconds'] / step, 1)} % of a step. In place of {step:.2f} s a step takes "
-            f"{', '.join(f'{seconds:.2f} s {how}' for how, seconds in variants.items())}. Without either it would thus "
-            f"reach {percent(reached * step / variants['without either'], 0)} % of the peak: the rest of a step is "
-            "BatchNorm and GELU, which work value by value, not by matrix products."
-        )
-    if part := record.get("start"):
-        told.append(
-            f"**Start.** `cifar-compare predict` takes {part['command']:.1f} s for one picture, {part['keras']:.1f} s "
-            f"of it for importing Keras; 1,500 more take {part['pictures']:.1f} s, of which the CNN itself takes "
-            f"{part['network']:.1f} s."
-        )
-    if part := record.get("inference"):
-        forms = {"model": "{model}", "on": "{on}", "one picture, ms": "{latency_ms:.1f}"}
-        forms |= {"pictures a second": "{per_second:,.0f}", "largest difference of a probability": "{apart:.1e}"}
-        told.append("**Inference**\n\n" + columns(part, forms))
-    if part := record.get("exports"):
-        rows = [row | {"percent": f"{percent(row['accuracy'])} {interval(row['interval'])}"} for row in part]
-        rows = [row | {"mb": row["bytes"] / 1e6} for row in rows]
-        forms = {"model": "{model}", "precision": "{precision}", "MB": "{mb:.1f}"}
-        told.append("**Exports**\n\n" + columns(rows, forms | {"test accuracy, % [95 % interval]": "{percent}"}))
-    if part := record.get("growth"):
-        rows = [row | {"speed": row["n"] / row["seconds"]} for row in part]
-        forms = {"what": "{job}", "images": "{n:,}", "input resolution, px": "{size}", "seconds": "{seconds:.1f}"}
-        forms |= {"images a second": "{speed:,.0f}", "peak memory, MiB": "{peak_mib:,.0f}"}
-        told.append(
-            "**Growth.** Time grows with the images, memory does not. At 32 px the CNN, above it MobileNetV2.\n\n"
-            + columns(rows, forms)
-        )
-    return "\n\n".join(told)
+PARTS = {"share": share, "inference": inference, "exports": exports, "race": race}
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"default: {' '.join(PARTS)}")
-    parser.add_argument("--tables", action="store_true", help="print what is recorded and stop")
     parser.add_argument("--baseline", action="store_true", help="train the published CNN and stop")
-    parser.add_argument("--job", nargs="+", help=argparse.SUPPRESS)
+    parser.add_argument("--answer", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if unknown := sorted(set(given.parts) - set(PARTS)):
         parser.error(f"there is no part {', '.join(unknown)}; there are {' '.join(PARTS)}")
-    if given.job:
-        print(json.dumps(JOBS[given.job[0]](*given.job[1:])))
+    if given.answer:
+        print(json.dumps(answer(*given.answer)))
         return
+    data = cc.load_cifar10()
     if given.baseline:
-        train_published(cc.load_cifar10())
+        train_published(data)
         return
     record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
-    if not given.tables:
-        data = cc.load_cifar10()
-        for name in given.parts or PARTS:
-            print(f"measuring {name}")
-            record |= {"hardware": hardware(), name: PARTS[name](data)}
-            write_json(RECORD, record)
-    if not record:
-        raise SystemExit(f"{RECORD} is missing; run `python scripts/bench.py`")
-    print(tables(record))
+    for name in given.parts or PARTS:
+        print(f"measuring {name}")
+        record |= {"hardware": hardware(), name: PARTS[name](data)}
+        write_json(RECORD, record)
 
 
 if __name__ == "__main__":

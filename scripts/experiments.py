@@ -1,8 +1,8 @@
 """Try ideas for the custom CNN one at a time, in a short schedule, and say what each was worth.
 
     python scripts/experiments.py [IDEA ...]   train what results/experiments.json lacks; go on where it was stopped
-    python scripts/experiments.py --page       write docs/experiments.md from that file and results/full_runs.json
 
+docs/templates/experiments.md tells what came of it, and of the trainings in full that results/full_runs.json keeps.
 Measured on the validation split. Every run differs in one thing from the recipe in short, which is run with three
 seeds: their spread is the noise that an idea has to get out of. The input resolution of MobileNetV2 was tried likewise.
 The record also has a deeper network, whose code is gone because it was worth nothing.
@@ -22,16 +22,14 @@ import cifar_compare as cc  # before Keras, because it sets what TensorFlow read
 # isort: split
 import keras
 import numpy as np
-from markdown import interval, percent, table
 from scipy import stats
 
-from cifar_compare.evaluation import proportion_interval
 from cifar_compare.recipes import describe
 from cifar_compare.roles import parts
-from cifar_compare.system import write, write_json
+from cifar_compare.system import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
-RECORD, PAGE = ROOT / "results" / "experiments.json", ROOT / "docs" / "experiments.md"
+RECORD = ROOT / "results" / "experiments.json"
 FULL = ROOT / "results" / "full_runs.json"  # by other recipes than today's, added by hand; "released" where that was
 WIDTHS = (64, 256, 256)  # half of the recipe's time
 SEEDS = (0, 1, 2)  # of the recipe itself; an idea is run with the first
@@ -189,81 +187,25 @@ def noise(accuracies):
     return float(stats.t.ppf(0.975, n - 1) * np.std(accuracies, ddof=1) * np.sqrt(1 + 1 / n))
 
 
-def input_sizes(rows=None):
-    """What the short runs at either input resolution had, as recorded; None where they were not run."""
-    rows = json.loads(RECORD.read_text()) if rows is None else rows
-    return next((row for row in rows if row["idea"] == "input-size"), None)
+def recorded():
+    """The rows of the record."""
+    return json.loads(RECORD.read_text()) if RECORD.exists() else []
 
 
-def input_size_sentence(rows):
-    """What the short runs said, from which MobileNetV2's input resolution was chosen."""
-    row = input_sizes(rows)
-    told = " and ".join(
-        f"{percent(run['accuracy'], 1)} % {interval(run['interval'], 1)} at {size} px"
-        for size, run in row["sizes"].items()
-    )
-    difference, low, high = (100 * x for x in (row["difference"]["value"], *row["difference"]["interval"]))
-    return (
-        f"MobileNetV2's input resolution is {cc.load_card('mobilenet_v2')['input_size']} px. Short runs "
-        f"({row['epochs']} epochs on {row['training_images']:,} images) had on the {row['validation_images']:,} "
-        f"validation images {told}, a difference of {difference:+.1f} points [{low:+.1f}, {high:+.1f}]."
-    )
+def input_sizes():
+    """What the short runs at either input resolution had, as recorded."""
+    return next(row for row in recorded() if row["idea"] == "input-size")
 
 
-def page(rows, full):
-    """The tables of what each idea was worth in short, and of what was tried in full, in Markdown."""
+def worth(rows):
+    """What the template tells: the recipe's own runs, their noise, and what each idea moved, the worst first."""
     own = [row for row in rows if row["idea"] == "recipe"]
-    if len(own) < len(SEEDS):
-        raise SystemExit(
-            f"{RECORD} holds {len(own)} of {len(SEEDS)} runs of the recipe itself, without which there is no noise to "
-            "compare with; run `python scripts/experiments.py recipe` first"
-        )
-    accuracies, first = [row["val_accuracy"] for row in own], own[0]
-    band, mean = noise(accuracies), np.mean(accuracies)
-    stages = " and ".join(f"{epochs} epochs at {size} px" for epochs, size in first["recipe"]["stages"])
-    body = []
-    tried = [row for row in rows if row["idea"] not in ("recipe", "input-size")]
-    for row in sorted(tried, key=itemgetter("val_accuracy")):
-        gain = row["val_accuracy"] - mean
-        word = "no" if abs(gain) <= band else "better" if gain > 0 else "worse"
-        cells = [row["says"], percent(row["val_accuracy"]), f"{100 * gain:+.2f}", word, percent(row["accuracy"])]
-        body.append([*cells, f"{row['seconds'] / 60:.0f}"])
-    head = ["change", "validation accuracy, %", "against the recipe, points", "beyond the noise"]
-    lines = [
-        "# What each idea was worth",
-        "Written by `python scripts/experiments.py --page` from `results/experiments.json` and "
-        "`results/full_runs.json`; do not edit by hand.",
-        f"Each row changes one thing in the custom CNN's recipe in short ({stages}, cutout of "
-        f"{first['recipe']['augmentation']['cutout']} px, widths "
-        f"{'-'.join(map(str, WIDTHS))}) and is measured on the {first['validation_images']:,} validation images. "
-        f"The recipe itself had, with {len(own)} seeds, {', '.join(map(percent, accuracies))} %: a mean of "
-        f"{percent(mean)} %, a standard deviation of {percent(np.std(accuracies, ddof=1))} points. A further run of "
-        f"the same recipe would lie within {percent(band)} points of that mean in 95 of 100 cases, so that only what "
-        "moves it by more was shown to matter. What helps in short need not help in full.",
-        table([*head, "training accuracy, %", "min"], body),
-    ]
-    if left := [idea.says for name, idea in IDEAS.items() if name not in {row["idea"] for row in rows}]:
-        lines.append(f"Not run yet: {'; '.join(left)}.")
-    if input_sizes(rows):
-        lines.append(input_size_sentence(rows))
-    body = []
-    for row in full:
-        measured = [
-            "" if share is None else f"{percent(share)} {interval(proportion_interval(round(share * n), n))}"
-            for share, n in ((row["validation_accuracy"], row["validation_images"]), (row["test_accuracy"], 10_000))
-        ]
-        epochs, minutes = sum(count for count, _ in row["recipe"]["stages"]), f"{row['seconds'] / 60:.0f}"
-        body.append([row["says"], epochs, minutes, percent(row["training_accuracy"]), *measured])
-    head = ["recipe", "epochs", "min", "training accuracy, %", "validation accuracy, %", "test accuracy, %"]
-    lines += [
-        "## In full",
-        "What was trained in the time that is allowed, a training a row. Training and validation accuracy are those of "
-        "the last epoch, the latter in the precision of the training or in float32. The last column "
-        "is there where the test split was looked at, after the training and its validation.",
-        table(head, body),
-        f"Machine: {'; '.join(dict.fromkeys(row['hardware'] for row in rows if 'hardware' in row))}.\n",
-    ]
-    return "\n\n".join(lines)
+    mean, band = np.mean([row["val_accuracy"] for row in own]), noise([row["val_accuracy"] for row in own])
+    tried = [row | {"gain": row["val_accuracy"] - mean} for row in rows if row["idea"] not in ("recipe", "input-size")]
+    for row in tried:
+        row["verdict"] = "no" if abs(row["gain"]) <= band else "better" if row["gain"] > 0 else "worse"
+    left = [idea.says for name, idea in IDEAS.items() if name not in {row["idea"] for row in rows}]
+    return {"own": own, "mean": mean, "noise": band, "tried": sorted(tried, key=itemgetter("gain")), "left": left}
 
 
 def trainings(card):
@@ -301,15 +243,10 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [*IDEAS, "input-size"]
     parser.add_argument("ideas", nargs="*", metavar="IDEA", help=f"default: all of {' '.join(names)}")
-    parser.add_argument("--page", action="store_true", help="write the page and stop")
     given = parser.parse_args()
     if unknown := sorted(set(given.ideas) - set(names)):
         parser.error(f"no idea is called {', '.join(unknown)}; there are {' '.join(names)}")
-    rows = json.loads(RECORD.read_text()) if RECORD.exists() else []
-    if given.page:
-        write(PAGE, page(rows, full_runs()))
-        return
-    data = cc.load_cifar10()
+    rows, data = recorded(), cc.load_cifar10()
     for name, seed in missing(rows, given.ideas or names):
         print(f"{name}, seed {seed}")
         rows.append(try_input_sizes(data) if name == "input-size" else run(name, seed, data))

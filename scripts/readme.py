@@ -14,7 +14,6 @@ import bench
 import experiments
 import jinja2
 import numpy as np
-from markdown import interval, percent
 from PIL import Image
 from study import TABLE
 
@@ -35,6 +34,21 @@ def told(value, ends, unit=" %"):
     """
     digits = max(0, -math.floor(math.log10(50 * (ends[1] - ends[0])))) if ends[1] > ends[0] else 1
     return f"{100 * value:.{digits}f}{unit}", f"[{', '.join(f'{100 * end:.{digits}f}' for end in sorted(ends))}]"
+
+
+def percent(share, digits=2):
+    """A share from 0 to 1 as a figure in %, without the sign."""
+    return f"{100 * share:.{digits}f}"
+
+
+def interval(ends, digits=2):
+    """Two ends of an interval, shares from 0 to 1, as figures in %."""
+    return f"[{', '.join(percent(end, digits) for end in ends)}]"
+
+
+def counted(share, n):
+    """A share of n images with its interval, as figures in %."""
+    return f"{percent(share)} {interval(proportion_interval(round(share * n), n))}"
 
 
 class Study:
@@ -83,16 +97,15 @@ def facts():
         shown = image.info["Description"]
     return {
         **{"names": NAMES, "shipped": SHIPPED, "cards": {name: cc.load_card(name) for name in SHIPPED}},
-        **{"answers": answers, "study": study, "bench": record, "bench_tables": bench.tables(record)},
+        **{"answers": answers, "study": study, "bench": record},
         **{"experiments": experiments, "cc": cc, "published": json.loads(bench.PUBLISHED.read_text()), "shown": shown},
         "title": lambda name: KINDS[name.removesuffix("_robust")] + ", robust" * name.endswith("_robust"),
         "latency": {row["model"]: row["latency_ms"] for row in record["inference"] if row["on"] == "TensorFlow"},
         "flagged": lambda name, below: proportion_interval(below, len(answers[name].labels)),
         "damaged": {name: share for name, share in damaged.items() if share is not None},
         "paired": cc.compare(answers["mobilenet_v2"], answers["custom_cnn"]),
-        "input_size_sentence": experiments.input_size_sentence(json.loads(experiments.RECORD.read_text())),
         "by_hand": json.loads((ROOT / "results" / "by_hand.json").read_text()),
-        **{f.__name__: f for f in (told, spread, minutes, interval, percent, cc.compare)},
+        **{f.__name__: f for f in (told, spread, minutes, interval, percent, counted, cc.compare)},
     }
 
 

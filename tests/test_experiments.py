@@ -1,7 +1,6 @@
 """The record of tried ideas: what is missing, what each run changes, and what the page says of it."""
 
 import dataclasses
-import json
 
 import experiments
 import keras
@@ -149,50 +148,21 @@ def test_only_what_the_record_lacks_is_run():
     assert experiments.missing(rows, ["mixup", "adamw", "recipe"]) == [("recipe", 1), ("recipe", 2), ("adamw", 0)]
 
 
-def test_the_page_tells_noise_from_effect():
+def test_noise_is_told_from_effect():
     rows = [row("recipe", seed, accuracy) for seed, accuracy in enumerate((0.900, 0.902, 0.904))]
     rows += [row("mixup", 0, 0.896), row("no-cutout", 0, 0.880), row("longer", 0, 0.925)]
-    told = {
-        line.split("|")[1].strip(): line for line in experiments.page(rows, []).splitlines() if line.startswith("|")
-    }
+    told = experiments.worth(rows)
     # Student's t for two degrees of freedom, 4.30, times 0.2 points, times the root of 4/3: 0.99 points.
-    assert experiments.noise([0.900, 0.902, 0.904]) == pytest.approx(0.00994, abs=1e-5)
-    assert "| -0.60 | no |" in told[experiments.IDEAS["mixup"].says]
-    assert "| -2.20 | worse |" in told[experiments.IDEAS["no-cutout"].says]
-    assert "| +2.30 | better |" in told[experiments.IDEAS["longer"].says]
-    assert "Not run yet: " in experiments.page(rows, [])
+    assert told["noise"] == pytest.approx(0.00994, abs=1e-5)
+    assert [(each["idea"], each["verdict"]) for each in told["tried"]] == [
+        *(("no-cutout", "worse"), ("mixup", "no"), ("longer", "better"))
+    ]
+    assert [each["gain"] for each in told["tried"]] == pytest.approx([-0.022, -0.006, 0.023])
+    assert experiments.IDEAS["muon"].says in told["left"]
+    assert experiments.IDEAS["mixup"].says not in told["left"]
 
 
-def test_the_page_says_what_was_trained_in_full():
-    rows = [row("recipe", seed, 0.9) for seed in range(3)]
-    full = row("recipe", 0, 0.94) | {"says": "more", "validation_accuracy": 0.94, "training_accuracy": 0.9}
-    told = experiments.page(rows, [full | {"test_accuracy": None}, full | {"test_accuracy": 0.94}])
-    assert "| more | 6 | 10 | 90.00 | 94.00 [93.31, 94.64] |  |" in told
-    assert "| more | 6 | 10 | 90.00 | 94.00 [93.31, 94.64] | 94.00 [93.52, 94.46] |" in told
-
-
-def test_a_page_without_noise_is_refused():
-    with pytest.raises(SystemExit, match="0 of 3 runs"):
-        experiments.page([row("mixup", 0, 0.9)], [])
-
-
-def test_the_input_resolution_is_told_as_it_was_recorded():
+def test_the_difference_of_the_input_resolutions_is_the_recorded_one():
     recorded = experiments.input_sizes()
     large, small = (recorded["sizes"][size]["accuracy"] for size in ("128", "96"))
     assert recorded["difference"]["value"] == pytest.approx(large - small)
-    told = experiments.input_size_sentence([recorded])
-    assert f"{100 * small:.1f} % [" in told
-    assert f"a difference of {100 * (large - small):+.1f} points [" in told
-    rows = [row("recipe", seed, 0.9) for seed in range(3)]
-    assert experiments.input_sizes(rows) is None
-    assert told not in experiments.page(rows, [])
-    assert told in experiments.page([*rows, recorded], [])
-
-
-def test_the_page_is_the_one_that_the_record_makes():
-    if not experiments.RECORD.exists():
-        assert not experiments.PAGE.exists()
-        pytest.skip("results/experiments.json is not there yet: no run was recorded")
-    assert experiments.PAGE.read_text() == experiments.page(
-        json.loads(experiments.RECORD.read_text()), experiments.full_runs()
-    )
