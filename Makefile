@@ -39,7 +39,7 @@ test: setup  ## lint, unit tests, and the notebooks under nbval as they are show
 	CIFAR_COMPARE_MODE=smoke $(BIN)/pytest -n 2 --dist loadfile --nbval-lax --nbval-cell-timeout 600 notebooks
 
 train: setup  ## train the models anew and ship them (hours; resumes where it was interrupted)
-	$(BIN)/python scripts/release.py train custom_cnn mobilenet_v2 mobilenet_v2_robust
+	$(BIN)/python scripts/release.py train custom_cnn mobilenet_v2 custom_cnn_robust mobilenet_v2_robust
 	$(MAKE) results
 
 seeds: setup  ## train either recipe with two more seeds and note on the cards how far they spread (hours; resumes)

@@ -37,6 +37,7 @@ from cifar_compare.recipes import describe
 from cifar_compare.roles import input_size, multiply_adds
 from cifar_compare.system import path_from, write, write_json
 
+STARTS = {"custom_cnn_robust": "custom_cnn"}  # released models that go on from another
 MODELS = Path(__file__).resolve().parents[1] / "models"
 # Weight files that may stand in for the one that Keras downloads, by SHA-256.
 STAND_INS = {
@@ -78,7 +79,8 @@ def train(name, data, runs):
         "input_size": input_size(model),
         "recipe": describe(recipe),
         "data_fingerprint": data.fingerprint,
-        "pretrained_weights": None if name == "custom_cnn" else pretrained_weights(),
+        "started_from": file_entry(MODELS / f"{STARTS[name]}.keras") if name in STARTS else None,
+        "pretrained_weights": pretrained_weights() if name.startswith("mobilenet_v2") else None,
         "training_seconds": sum(row["seconds"] for row in history),
         "hardware": "; then ".join(dict.fromkeys(row["hardware"] for row in history if "hardware" in row)),
         "versions": {
@@ -96,9 +98,9 @@ def train(name, data, runs):
 
 
 def new_model(name, seed):
-    """The model that a training begins with; a robust one goes on from the shipped model of its kind."""
-    if name.endswith("_robust"):
-        return cc.load_model(name.removesuffix("_robust"))
+    """The model that a training begins with."""
+    if name in STARTS:
+        return cc.load_model(STARTS[name])
     return cc.build_custom_cnn(seed) if name == "custom_cnn" else cc.build_mobilenet_v2(seed=seed)
 
 

@@ -26,7 +26,7 @@ def save_tiny_models(folder):
 
     from cifar_compare.models import resize
 
-    sizes = {"custom_cnn": 32, "mobilenet_v2": 48, "mobilenet_v2_robust": 48}
+    sizes = {"custom_cnn": 32, "mobilenet_v2": 48, "custom_cnn_robust": 32, "mobilenet_v2_robust": 48}
     for seed, (name, input_size) in enumerate(sizes.items()):
         raw, pixels, inside = (keras.Input((None, None, 3)) for _ in range(3))
         seen = resize(raw, 32)

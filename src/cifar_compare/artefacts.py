@@ -14,7 +14,7 @@ import numpy as np
 from .system import keras_defaults, path_from, printable, upwards
 
 NAMES = ("custom_cnn", "mobilenet_v2")  # the two that are compared
-SHIPPED = (*NAMES, "mobilenet_v2_robust")
+SHIPPED = (*NAMES, "custom_cnn_robust", "mobilenet_v2_robust")
 # Where the files of a release lie, such as https://github.com/OWNER/REPOSITORY/releases/download/v0.1.0; to be set
 # when the repository is published. CIFAR_COMPARE_WEIGHTS_URL goes before it.
 RELEASE_URL = None

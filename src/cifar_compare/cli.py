@@ -57,8 +57,8 @@ def _parser():
     predict = commands.add_parser("predict", help="classify pictures", epilog=EPILOG, formatter_class=raw)
     predict.set_defaults(run=_predict, write=_write_text)
     predict.add_argument("paths", nargs="+", metavar="PATH", help="a picture, or a folder of pictures")
-    models = "mobilenet_v2 (the default, more accurate), custom_cnn (faster), all (these two), mobilenet_v2_robust, "
-    models += "or the path of a .keras file of your own"
+    models = "mobilenet_v2 (the default, more accurate), custom_cnn (faster), all (these two), either with _robust "
+    models += "behind its name (for poor pictures), or the path of a .keras file of your own"
     predict.add_argument("--model", default="mobilenet_v2", metavar="MODEL", help=models)
     predict.add_argument("--top", type=_count, metavar="N", help="classes shown (3)")
     form = predict.add_mutually_exclusive_group()
@@ -67,7 +67,7 @@ def _parser():
 
     export = commands.add_parser("export", help="write a model for LiteRT, without its preprocessing")
     export.set_defaults(run=_export)
-    models = "mobilenet_v2, custom_cnn, mobilenet_v2_robust, or the path of a .keras file"
+    models = "mobilenet_v2 or custom_cnn, either with _robust behind its name, or the path of a .keras file"
     export.add_argument("model", metavar="MODEL", help=models)
     export.add_argument("file", metavar="FILE.tflite", help="takes float32 pixels (n, size, size, 3) in [0, 255]")
     precisions = ("float32", "float16", "int8")
