@@ -82,7 +82,7 @@ export function noisy({ size, data }, deviation) {
 export function toImageData({ size, data }) {
   if (data instanceof Uint8ClampedArray) return new ImageData(data, size, size); // came from a canvas
   const image = new ImageData(size, size);
-  for (let from = 0, to = 0; from < data.length; to++) image.data[to] = to % 4 === 3 ? 255 : data[from++];
-  image.data[image.data.length - 1] = 255;
+  image.data.fill(255);
+  for (let i = 0; i < data.length; i++) image.data[i + Math.floor(i / 3)] = data[i]; // every fourth byte is the alpha
   return image;
 }

@@ -6,6 +6,7 @@ python scripts/demo.py
 import base64
 import hashlib
 import math
+import os
 import re
 import shutil
 import subprocess
@@ -69,26 +70,28 @@ def export(model, path):
     smaller.quantize().export_model(str(path), overwrite=True)
 
 
-def main():
-    shutil.rmtree(DEMO, ignore_errors=True)
-    shutil.copytree(ROOT / "demo", DEMO)
+def main(folder=DEMO):
+    shutil.rmtree(folder, ignore_errors=True)
+    shutil.copytree(ROOT / "demo", folder)
     for package in RUNTIME:
-        unpack(package, DEMO / "runtime")
+        unpack(package, folder / "runtime")
     models, pictures = [], []
     for name, title in TITLES.items():
-        export(cc.load_model(name), DEMO / f"{name}.tflite")
+        export(cc.load_model(name), folder / f"{name}.tflite")
         card = cc.load_card(name)
         threshold = card["out_of_distribution"]["threshold"]
         models.append({"name": name, "title": title, "size": card["input_size"], "threshold": threshold})
     for name, file in PICTURES.items():
-        shutil.copy(ROOT / "test_images" / file, DEMO)
+        shutil.copy(ROOT / "test_images" / file, folder)
         pictures.append({"name": name, "file": file})
     rows = {row["id"]: row for row in cc.study.read(ROOT / "results" / "low_res_study.csv")}
     rows = {switch: rows[f"mobilenet_v2/published/{route}"] for switch, route in ROUTES.items()}
     study = {switch: {key: row[key] for key in ("n", "resolution", "accuracy")} for switch, row in rows.items()}
     about = {"classes": cc.CLASSES, "models": models, "pictures": pictures, "study": study}
-    write_json(DEMO / "about.json", about | {"noise": SEVERITIES["gaussian_noise"], "jpeg": SEVERITIES["jpeg"]})
-    print(f"Now run `python -m http.server --directory {DEMO.relative_to(ROOT)}`, and open the address that it prints.")
+    write_json(folder / "about.json", about | {"noise": SEVERITIES["gaussian_noise"], "jpeg": SEVERITIES["jpeg"]})
+    print(
+        f"Now run `python -m http.server --directory {os.path.relpath(folder)}`, and open the address that it prints."
+    )
 
 
 if __name__ == "__main__":
