@@ -114,10 +114,11 @@ def test_pictures_of_ones_own_are_answered_and_bad_ones_named(tmp_path, monkeypa
 
 
 def run(path):
-    """What a notebook prints."""
+    """What a notebook prints, and the tables it draws."""
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
-    return "".join(out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", []))
+    shown = [out for cell in notebook.cells for out in cell.get("outputs", [])]
+    return "".join(out.get("text", "") + out.get("data", {}).get("text/html", "") for out in shown)
 
 
 @every_notebook
