@@ -1,6 +1,7 @@
 """What every notebook must keep to, whatever it is about; `pytest --nbval-lax notebooks` runs them."""
 
 import ast
+import itertools
 import re
 from pathlib import Path
 
@@ -113,7 +114,94 @@ def test_pictures_of_ones_own_are_answered_and_bad_ones_named(tmp_path, monkeypa
 
 
 def run(path):
-    """What a notebook prints."""
+    """What a notebook prints, and the tables it draws."""
     notebook = nbformat.read(path, as_version=4)
     NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(path.parent)}}).execute()
-    return "".join(out.get("text", "") for cell in notebook.cells for out in cell.get("outputs", []))
+    shown = [out for cell in notebook.cells for out in cell.get("outputs", [])]
+    return "".join(out.get("text", "") + out.get("data", {}).get("text/html", "") for out in shown)
+
+
+@every_notebook
+def test_opens_with_a_question_an_answer_and_one_plot(path):
+    cells = nbformat.read(path, as_version=4).cells
+    title, question, answer, *_ = cells[0].source.split("\n\n")
+    assert title.startswith(f"# {int(path.stem[:2])} · ")
+    assert re.fullmatch(r"\*\*.+\?\*\*", question) or question.endswith("?")
+    assert len(re.findall(r"[.?!](?=\s|$)", answer)) <= 2
+    opening = list(itertools.takewhile(lambda cell: cell.cell_type == "code", cells[1:]))
+    pictures = [out for cell in opening for out in cell.outputs if "image/png" in out.get("data", {})]
+    assert len(opening) <= 3
+    assert len(pictures) == 1
+
+
+@every_notebook
+def test_every_plot_has_its_answer_in_words(path):
+    cells = nbformat.read(path, as_version=4).cells
+    for cell, following in itertools.pairwise(cells):
+        if any("image/png" in out.get("data", {}) for out in cell.get("outputs", [])):
+            assert following.cell_type == "markdown", cell.source
+            assert not following.source.startswith("#"), cell.source
+    assert cells[-1].cell_type == "markdown"
+
+
+@every_notebook
+def test_code_fits_on_a_page_and_builds_no_markdown(path):
+    for cell in code_cells(path):
+        assert max(map(len, cell.source.splitlines())) <= 110, cell.source
+        assert "Markdown" not in cell.source
+
+
+def test_the_notebooks_are_short():
+    assert sum(len(cell.source.splitlines()) for path in PATHS for cell in code_cells(path)) <= 0.75 * 715
+
+
+def test_a_mode_that_does_not_exist_is_refused(monkeypatch):
+    monkeypatch.setenv("CIFAR_COMPARE_MODE", "quick")
+    with pytest.raises(ValueError, match="'quick', expected one of show, recompute, retrain, smoke"):
+        cc.notebook()
+
+
+@pytest.mark.parametrize("mode", ["show", "smoke"])
+def test_made_pictures_stand_in_and_that_is_said(mode, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("CIFAR_COMPARE_MODE", mode)
+    monkeypatch.setenv("CIFAR10_DIR", str(tmp_path))
+    setup = cc.notebook()
+    said = capsys.readouterr().out
+    assert not setup.real
+    assert len(setup.data.test) == 100
+    assert said.startswith(f"Mode {mode}: made pictures")
+    assert ("CIFAR10_DIR: " in said) == (mode == "show")
+    assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize("mode", ["recompute", "retrain"])
+def test_modes_that_need_the_data_do_not_go_on_without(mode, monkeypatch, tmp_path):
+    monkeypatch.setenv("CIFAR_COMPARE_MODE", mode)
+    monkeypatch.setenv("CIFAR10_DIR", str(tmp_path))
+    with pytest.raises(cc.DataError, match="CIFAR10_DIR"):
+        cc.notebook()
+
+
+def test_the_data_are_taken_where_they_are(cifar10, monkeypatch, capsys):
+    monkeypatch.delenv("CIFAR_COMPARE_MODE", raising=False)
+    setup = cc.notebook()
+    assert setup.real
+    assert setup.data.fingerprint == cifar10.fingerprint
+    assert capsys.readouterr().out == "Mode show: CIFAR-10; released weights, recorded answers.\n"
+
+
+def test_files_of_the_repository_are_found_from_its_folders_alone(monkeypatch, tmp_path):
+    monkeypatch.setenv("CIFAR_COMPARE_MODE", "smoke")
+    setup = cc.notebook()
+    monkeypatch.chdir(PATHS[0].parent)
+    assert setup.path("results/bench.json") == PATHS[0].parents[1] / "results" / "bench.json"
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="run this notebook in a clone"):
+        setup.path("results/bench.json")
+
+
+def test_a_table_shows_what_it_was_given_and_nothing_else(monkeypatch):
+    monkeypatch.setenv("CIFAR_COMPARE_MODE", "smoke")
+    drawn = cc.notebook().table(["name", "n"], ["<b>&", 3], ["second", None]).data
+    assert re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", drawn) == ["name", "n", "&lt;b&gt;&amp;", "3", "second", "None"]
+    assert drawn.count("<tr>") == 3
