@@ -8,14 +8,19 @@ import functools
 import http.server
 import json
 import os
+import re
 import shutil
 import statistics
+import sys
 import threading
 from pathlib import Path
 
 import numpy as np
+from markdown import percent, table
 
 import cifar_compare as cc
+from cifar_compare import roles
+from cifar_compare.system import write, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO, RECORD, PAGE = ROOT / "build" / "demo", ROOT / "results" / "demo.json", ROOT / "docs" / "demo.md"
@@ -52,7 +57,7 @@ def opened(folder):
 
 
 def ask(page, act, *arguments):
-    """What the page answers to `act(*arguments)`: {"all": milliseconds, "told": [{"probabilities", "milliseconds"}, …]}."""
+    """What the page answers to `act(*arguments)`: "all", its milliseconds, and "told", a dict by each of NAMES in turn."""
     page.evaluate("delete document.body.dataset.answer")
     act(*arguments)
     return json.loads(page.locator("body[data-answer]").get_attribute("data-answer"))
@@ -80,7 +85,7 @@ def measure():
     images = cc.load_cifar10().validation.images[:1000].astype("float32")
     networks = {}
     for i, name in enumerate(NAMES):
-        preprocessing, network = cc.load_model(name).layers[1:]
+        preprocessing, network = roles.parts(cc.load_model(name))
         seen = preprocessing.predict(images, verbose=0)
         same = network.predict(seen, verbose=0).argmax(1) == litert(DEMO / f"{name}.tflite", seen).argmax(1)
         milliseconds = statistics.median(answer["told"][i]["milliseconds"] for answer in answers)
@@ -93,3 +98,29 @@ def measure():
         "load_milliseconds": statistics.median(loads),
         "answer_milliseconds": statistics.median(answer["all"] for answer in answers),
     }
+
+
+def tables(record):
+    """Sizes and times in Markdown."""
+    networks = []
+    for name, row in record["networks"].items():
+        same = f"{percent(row['same'] / row['n'], 1)} of {row['n']:,}"
+        networks.append([name, f"{row['bytes'] / 1e6:.2f}", same, f"{row['milliseconds']:.0f}"])
+    together = sum(row["bytes"] for row in record["networks"].values())
+    page = [
+        ["networks, together", f"{together / 1e6:.2f} MB"],
+        ["runtime, as far as a browser loads it", f"{record['runtime_bytes'] / 1e6:.2f} MB"],
+        ["until the first answer, served from the same machine", f"{record['load_milliseconds'] / 1000:.1f} s"],
+        ["from a click on the truck to both answers", f"{record['answer_milliseconds']:.0f} ms"],
+    ]
+    head = ["network", "file, MB", "same class as the Keras file, %", "one picture, ms"]
+    note = f"Measured in {record['browser']}; the times are medians."
+    return "\n\n".join([table(head, networks), table(["the page", "measured"], page), note])
+
+
+if __name__ == "__main__":
+    if "--page" not in sys.argv[1:]:
+        write_json(RECORD, measure())
+    text = tables(json.loads(RECORD.read_text()))
+    pattern = re.compile(r"(<!-- demo -->\n).*?(<!-- /demo -->)", re.DOTALL)
+    write(PAGE, pattern.sub(lambda found: f"{found[1]}{text}\n{found[2]}", PAGE.read_text()))
