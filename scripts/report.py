@@ -89,6 +89,9 @@ def plots(results, folder):
         "learning_curves": cc.plots.learning_curves({name: cc.load_card(name)["history"] for name in results}),
         "confusion": cc.plots.confusion(results),
     }
+    for ax in figures["reliability"].axes:
+        if ax.get_yscale() == "log":
+            ax.yaxis.set_major_formatter("{x:,.0f}")  # in place of exponents, which are small
     figures["confusion"].set_size_inches(11.8, 6)  # as wide as the page, with its text of 10 points at 11 px
     with plt.rc_context({"svg.fonttype": "none"}):
         for name, figure in figures.items():
