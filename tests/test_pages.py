@@ -172,4 +172,4 @@ def test_text_in_figures_is_large_enough(seen, site):
                 looked_at.add((Path(source).name, row["width"]))
             elif "handed" in source:
                 assert ("narrow" in source) == (row["width"] < 600) or row["page"] != "index.html"
-    assert len(looked_at) == 5 * len(WIDTHS)
+    assert len(looked_at) == 4 * len(WIDTHS)
