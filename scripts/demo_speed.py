@@ -1,6 +1,8 @@
-"""Measure the page in build/demo/ in Chromium, into results/demo.json, and fill the tables of docs/demo.md.
+"""Measure the page in build/demo/ in Chromium, into results/demo.json.
 
-python scripts/demo_speed.py [--page]   (with --page the tables alone; run it on an idle machine, after `make demo`)
+    python scripts/demo_speed.py       (on an idle machine, after `make demo`)
+
+docs/templates/speed.md tells what was measured.
 """
 
 import contextlib
@@ -8,22 +10,19 @@ import functools
 import http.server
 import json
 import os
-import re
 import shutil
 import statistics
-import sys
 import threading
 from pathlib import Path
 
 import numpy as np
-from markdown import percent, table
 
 import cifar_compare as cc
 from cifar_compare import roles
-from cifar_compare.system import write, write_json
+from cifar_compare.system import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
-DEMO, RECORD, PAGE = ROOT / "build" / "demo", ROOT / "results" / "demo.json", ROOT / "docs" / "demo.md"
+DEMO, RECORD = ROOT / "build" / "demo", ROOT / "results" / "demo.json"
 NAMES = ("custom_cnn", "mobilenet_v2")
 RUNTIME = ("core.js", "wasm-utils.js", "litert_wasm_internal.js", "litert_wasm_internal.wasm")
 # The first: Chromium's sandbox does not start for root. The others: no calls home, and a camera that is none.
@@ -100,27 +99,5 @@ def measure():
     }
 
 
-def tables(record):
-    """Sizes and times in Markdown."""
-    networks = []
-    for name, row in record["networks"].items():
-        same = f"{percent(row['same'] / row['n'], 1)} of {row['n']:,}"
-        networks.append([name, f"{row['bytes'] / 1e6:.2f}", same, f"{row['milliseconds']:.0f}"])
-    together = sum(row["bytes"] for row in record["networks"].values())
-    page = [
-        ["networks, together", f"{together / 1e6:.2f} MB"],
-        ["runtime, as far as a browser loads it", f"{record['runtime_bytes'] / 1e6:.2f} MB"],
-        ["until the first answer, served from the same machine", f"{record['load_milliseconds'] / 1000:.1f} s"],
-        ["from a click on the truck to both answers", f"{record['answer_milliseconds']:.0f} ms"],
-    ]
-    head = ["network", "file, MB", "same class as the Keras file, %", "one picture, ms"]
-    note = f"Measured in {record['browser']}; the times are medians."
-    return "\n\n".join([table(head, networks), table(["the page", "measured"], page), note])
-
-
 if __name__ == "__main__":
-    if "--page" not in sys.argv[1:]:
-        write_json(RECORD, measure())
-    text = tables(json.loads(RECORD.read_text()))
-    pattern = re.compile(r"(<!-- demo -->\n).*?(<!-- /demo -->)", re.DOTALL)
-    write(PAGE, pattern.sub(lambda found: f"{found[1]}{text}\n{found[2]}", PAGE.read_text()))
+    write_json(RECORD, measure())

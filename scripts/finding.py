@@ -25,9 +25,9 @@ SIZE = 9  # points, the smallest text
 # Heading, model, route.
 # Heading, model, route, and a further route whose accuracy is told in brackets.
 TILES = (
-    ("Custom CNN: shrunk to 32×32, as in its training", "custom_cnn", "preprocessing", None),
+    ("Custom CNN, as in its training: shrunk to 32×32", "custom_cnn", "preprocessing", None),
     ("MobileNetV2, as published: blocks straight to 224×224", "mobilenet_v2", "bypass-nearest-224", "bypass-nearest"),
-    ("MobileNetV2: shrunk to 32×32, then enlarged smoothly, as in its training", "mobilenet_v2", "preprocessing", None),
+    ("MobileNetV2, as in its training: shrunk, then enlarged smoothly", "mobilenet_v2", "preprocessing", None),
 )
 
 
@@ -53,7 +53,7 @@ def handed(model, route):
 def draw(tiles, narrow):
     """The figure: tiles (heading, pixels, answer, accuracy) in a row, or for telephones one below the other."""
     size = {"rows": 3, "columns": 2, "width": 3.58, "height": 5.7} if narrow else {"rows": 2, "columns": 3}
-    figure, axes = new_figure(**{"width": 8.3, "height": 3.7, **size})
+    figure, axes = new_figure(**{"width": 8.3, "height": 3.15, **size})
     for (heading, pixels, answer, share), (ax, below) in zip(tiles, axes if narrow else axes.T, strict=True):
         ax.imshow(pixels, interpolation="nearest")
         ax.set(xticks=[], yticks=[])
@@ -68,7 +68,7 @@ def draw(tiles, narrow):
         below.text(x, 0.42 if narrow else 0.36, lines[1], va="top", **place)
     if not narrow:
         figure.get_layout_engine().set(h_pad=0.02)
-        axes[0, 0].get_gridspec().set_height_ratios((2.1, 1))
+        axes[0, 0].get_gridspec().set_height_ratios((1.75, 1))
     return figure
 
 

@@ -1,4 +1,4 @@
-"""Fill the templates in docs/templates/ with figures: README.md, and the pages of docs/ beside it.
+"""Fill the templates in docs/templates/ with figures: README.md, and the pages of docs/.
 
     python scripts/readme.py
 
@@ -24,16 +24,16 @@ from cifar_compare.system import write
 
 ROOT = Path(__file__).resolve().parents[1]
 TEMPLATES, FIGURE = ROOT / "docs" / "templates", ROOT / "docs" / "handed.png"
-KINDS = {"custom_cnn": "custom CNN", "mobilenet_v2": "MobileNetV2"}
+PAGE = ROOT / "results" / "demo.json"  # of scripts/demo_speed.py
 
 
 def told(value, ends, unit=" %"):
-    """A share in %, or a difference in points, with the digits that its 95 % interval supports.
+    """A share in %, or a difference in points, and its 95 % interval, with the digits that the interval supports.
 
     The last digit is that of half the interval's width: 95.0 % where that is 0.4, but 34 % where it is 2.
     """
     digits = max(0, -math.floor(math.log10(50 * (ends[1] - ends[0])))) if ends[1] > ends[0] else 1
-    return f"{100 * value:.{digits}f}{unit}", f"[{', '.join(f'{100 * end:.{digits}f}' for end in sorted(ends))}]"
+    return f"{100 * value:.{digits}f}{unit}", f"[{', '.join(f'{100 * end:.{digits}f}' for end in ends)}]"
 
 
 def percent(share, digits=2):
@@ -63,15 +63,22 @@ class Study:
         row = self.used[name] = self.rows[name]
         if figure in row:
             return told(row[figure], (row[f"{figure}_low"], row[f"{figure}_high"]))[0]
-        sign, other = (-1 if figure.startswith("behind_") else 1), figure.split("_", 1)[1]
-        value, *ends = (sign * row[f"minus_{other}{end}"] for end in ("", "_low", "_high"))
+        sign, other = figure.split("_")
+        value, *ends = ((-1) ** (sign == "behind") * row[f"minus_{other}{end}"] for end in ("", "_low", "_high"))
         return " ".join(told(value, sorted(ends), " points"))
 
-    def damaged(self, name):
-        """The model's mean accuracy, %, over all kinds of damage and severities; None where it was not measured."""
-        found = [r for r in self.rows.values() if (r["model"], r["study"]) == (name, "corruption")]
-        shares = [row["accuracy"] for row in found if row["route"] == "preprocessing"]
-        return round(100 * float(np.mean(shares))) if shares else None
+    def damaged(self):
+        """The mean accuracy, %, over all kinds of damage and severities, by model, where it was measured."""
+        rows = [row for row in self.rows.values() if (row["study"], row["route"]) == ("corruption", "preprocessing")]
+        shares = {name: [row["accuracy"] for row in rows if row["model"] == name] for name in SHIPPED}
+        return {name: round(100 * float(np.mean(found))) for name, found in shares.items() if found}
+
+
+def title(name):
+    """What a person calls a model."""
+    return (
+        name.replace("custom_cnn", "custom CNN").replace("mobilenet_v2", "MobileNetV2").replace("_robust", ", robust")
+    )
 
 
 def spread(card):
@@ -79,7 +86,8 @@ def spread(card):
     percents = 100 * np.array([row["validation_accuracy"] for row in experiments.trainings(card)])
     if len(percents) < 2:
         return "one training"
-    return f"{percents.mean():.1f} ± {percents.std(ddof=1):.1f} % over {len(percents)} trainings"
+    mean, deviation = percents.mean(), percents.std(ddof=1)
+    return f"validation: {mean:.1f}&nbsp;±&nbsp;{deviation:.1f}&nbsp;% over {len(percents)} trainings"
 
 
 def minutes(card):
@@ -89,41 +97,32 @@ def minutes(card):
 
 
 def facts():
-    """What the templates may tell."""
-    record, study = json.loads(bench.RECORD.read_text()), Study()
-    answers = {name: cc.load_predictions(name) for name in SHIPPED}
-    damaged = {name: study.damaged(name) for name in SHIPPED}
-    with Image.open(FIGURE) as image:
-        shown = image.info["Description"]
-    return {
+    """What the templates may tell, by the names that they use."""
+    answers, timed = {name: cc.load_predictions(name) for name in SHIPPED}, json.loads(bench.RECORD.read_text())
+    latency = {row["model"]: row["latency_ms"] for row in timed["inference"] if row["on"] == "TensorFlow"}
+    told_by = {
+        each.__name__: each for each in (told, title, spread, minutes, percent, interval, counted, proportion_interval)
+    }
+    return told_by | {
+        **{"cc": cc, "experiments": experiments, "study": Study()},
         **{"names": NAMES, "shipped": SHIPPED, "cards": {name: cc.load_card(name) for name in SHIPPED}},
-        **{"answers": answers, "study": study, "bench": record},
-        **{"experiments": experiments, "cc": cc, "published": json.loads(bench.PUBLISHED.read_text()), "shown": shown},
-        "title": lambda name: KINDS[name.removesuffix("_robust")] + ", robust" * name.endswith("_robust"),
-        "latency": {row["model"]: row["latency_ms"] for row in record["inference"] if row["on"] == "TensorFlow"},
-        "flagged": lambda name, below: proportion_interval(below, len(answers[name].labels)),
-        "damaged": {name: share for name, share in damaged.items() if share is not None},
-        "paired": cc.compare(answers["mobilenet_v2"], answers["custom_cnn"]),
+        **{"answers": answers, "paired": cc.compare(*(answers[name] for name in reversed(NAMES)))},
+        **{"timed": timed, "latency": latency, "shown": Image.open(FIGURE).info["Description"]},
         "by_hand": json.loads((ROOT / "results" / "by_hand.json").read_text()),
-        **{f.__name__: f for f in (told, spread, minutes, interval, percent, counted, cc.compare)},
+        "page": json.loads(PAGE.read_text()) if PAGE.exists() else None,
     }
 
 
 def environment(folder):
-    """Jinja2 for the templates of a folder: a name that is not there is an error."""
-    loader = jinja2.FileSystemLoader(folder)
-    return jinja2.Environment(
-        loader=loader, undefined=jinja2.StrictUndefined, trim_blocks=True, keep_trailing_newline=True
-    )
+    """Jinja2 for the templates of a folder, where a name that is not there is an error."""
+    options = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "keep_trailing_newline": True}
+    return jinja2.Environment(loader=jinja2.FileSystemLoader(folder), **options)
 
 
 def filled():
     """The pages as they ought to be: dict of texts by path."""
-    names, templates = sorted(path.name for path in TEMPLATES.glob("*.md")), environment(TEMPLATES)
-    return {
-        ROOT / ("" if name == "README.md" else "docs") / name: templates.get_template(name).render(facts())
-        for name in names
-    }
+    made = {path.name: environment(TEMPLATES).get_template(path.name).render(facts()) for path in TEMPLATES.iterdir()}
+    return {ROOT / ("" if name == "README.md" else "docs") / name: text for name, text in made.items()}
 
 
 if __name__ == "__main__":

@@ -34,7 +34,6 @@ METADATA = {
     "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},  # its version would change with every machine
 }
-HEADING = "Train from scratch, or fine-tune?"
 
 
 def run(path, pictures=False):
@@ -81,14 +80,13 @@ def reproduced(name, data):
 
 def plots(results, folder):
     """Write the plots as SVG, with text as text; their widths in inches by name."""
-    costs = {name: (cc.load_card(name)["multiply_adds"], result) for name, result in results.items()}
-    figures = {
-        "cost": cc.plots.accuracy_against_cost(costs),
-        "per_class": cc.plots.per_class(results),
-        "reliability": cc.plots.reliability(results),
-        "learning_curves": cc.plots.learning_curves({name: cc.load_card(name)["history"] for name in results}),
-        "confusion": cc.plots.confusion(results),
-    }
+    histories = {readme.title(name): cc.load_card(name)["history"] for name in results}
+    figures = {"learning_curves": cc.plots.learning_curves(histories)}
+    for name in ("per_class", "reliability", "confusion"):
+        figures[name] = getattr(cc.plots, name)({readme.title(key): result for key, result in results.items()})
+    for ax in figures["reliability"].axes:
+        if ax.get_yscale() == "log":
+            ax.yaxis.set_major_formatter("{x:,.0f}")  # in place of exponents, which are small
     figures["confusion"].set_size_inches(11.8, 6)  # as wide as the page, with its text of 10 points at 11 px
     with plt.rc_context({"svg.fonttype": "none"}):
         for name, figure in figures.items():
@@ -128,8 +126,7 @@ def write_pages(folder, results, origin, notebooks):
     for key, style in (("code_light", "default"), ("code_dark", "github-dark")):
         facts[key] = HtmlFormatter(style=style).get_style_defs(".highlight")
     templates = readme.environment(ROOT / "scripts")
-    index = templates.get_template("report.html").render(facts, heading=HEADING, up="")
-    write(folder / "index.html", index)
+    write(folder / "index.html", templates.get_template("report.html").render(facts, up=""))
     for entry in docs + told:
         up = "../" * entry["href"].count("/")
         write(folder / entry["href"], templates.get_template("page.html").render(facts | entry, up=up))

@@ -113,7 +113,7 @@ def test_the_spread_is_that_of_all_trainings():
     assert readme.spread(CARD) == "one training"
     further = [{"seed": 1, "validation_accuracy": 0.953}, {"seed": 4, "validation_accuracy": 0.944}]
     # Mean 0.949; deviations 0.1, 0.4 and -0.5 points: the root of 0.42 / 2.
-    assert readme.spread(CARD | {"seeds": further}) == "94.9 ± 0.5 % over 3 trainings"
+    assert readme.spread(CARD | {"seeds": further}) == "validation: 94.9&nbsp;±&nbsp;0.5&nbsp;% over 3 trainings"
 
 
 def test_the_training_on_two_cores_is_found_wherever_it_is_told():
