@@ -56,7 +56,7 @@ def opened(folder):
 
 
 def ask(page, act, *arguments):
-    """What the page answers to `act(*arguments)`: "all", its milliseconds, and "told", a dict by each of NAMES in turn."""
+    """What the page answers to `act(*arguments)`: "all", milliseconds, and "told", a dict for each of NAMES."""
     page.evaluate("delete document.body.dataset.answer")
     act(*arguments)
     return json.loads(page.locator("body[data-answer]").get_attribute("data-answer"))
