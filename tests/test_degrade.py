@@ -149,6 +149,17 @@ def test_a_size_that_is_none_is_refused(images, size):
             degrade(images, size)
 
 
+def test_more_than_200_megapixels_are_refused_before_any_work(images, monkeypatch):
+    monkeypatch.setattr(Image, "fromarray", lambda *_: pytest.fail("it began to work"))
+    for degrade in (content, lambda images, size: deliver(images, size, "bicubic")):
+        with pytest.raises(ValueError, match="size is 5000, .* 300 megapixels in 12 pictures, expected at most 200: "):
+            degrade(images, 5000)
+    with pytest.raises(ValueError, match="size of condition 'x' is 20000, .* 400 megapixels in 1 pictures"):
+        cc.study.Condition("x", "delivery", 1, size=20_000)
+    with pytest.raises(ValueError, match="resolution of condition 'x' is 5000, .* in 12 pictures"):
+        cc.study.Condition("x", "delivery", 12, resolution=5000).make(images)
+
+
 @pytest.mark.parametrize("seed", [-1, 0.5, None])
 def test_a_seed_that_is_none_is_refused(images, seed):
     with pytest.raises(ValueError, match=f"seed is {seed!r}, expected a whole number of at least 0"):

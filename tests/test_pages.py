@@ -171,5 +171,5 @@ def test_text_in_figures_is_large_enough(seen, site):
                 assert min(sizes) * shown / width >= SMALLEST, (row["page"], row["width"], source)
                 looked_at.add((Path(source).name, row["width"]))
             elif "handed" in source:
-                assert ("narrow" in source) == (row["width"] < 600) or row["page"] != "index.html"
+                assert ("narrow" in source) == (row["width"] < 600)
     assert len(looked_at) == 4 * len(WIDTHS)

@@ -9,6 +9,7 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.text import Text
 from matplotlib.figure import Figure
 from scipy.stats import binomtest
 
@@ -205,6 +206,16 @@ def test_reliability(results, tmp_path):
     assert np.abs(centres - 100 * confidences[filled]).max() < 100 / 15 / 2
 
 
+def test_dollar_signs_are_shown_as_they_are(results, tmp_path):
+    """Matplotlib would refuse the formula "$_$", or set "$a$" in italics without its dollars."""
+    named = {"$_$": results["weak"], "$a$": results["strong"]}
+    for draw in (plots.confusion, plots.reliability, plots.per_class):
+        figure = drawn(draw(named), tmp_path)
+        shown = [text for text in figure.findobj(Text) if "$" in text.get_text()]
+        assert shown
+        assert not any(text.get_parse_math() for text in shown)
+
+
 def test_reliability_of_several_results(results, tmp_path):
     figure = drawn(plots.reliability(results), tmp_path)
     assert len(figure.axes) == 4
@@ -310,6 +321,8 @@ FULL = np.full((2, 4, 4, 3), 200, np.uint8)
         ({"images": {"a": FULL[0]}}, "images are dict, expected an array"),
         ({"images": FULL, "titles": ["one"]}, "got 2 images and titles .*, expected a list of one title for each"),
         ({"images": FULL, "titles": []}, "got 2 images and titles"),
+        ({"images": FULL, "titles": {0: "a", 1: "b"}}, "got 2 images and titles {0: 'a', 1: 'b'}, expected a list"),
+        ({"images": FULL, "titles": {"a", "b"}}, "got 2 images and titles .*, expected a list"),
         ({"images": FULL, "titles": "ab"}, "got 2 images and titles 'ab'"),
         ({"images": FULL, "columns": 0}, "columns is 0, expected a whole number of at least 1"),
     ],

@@ -24,7 +24,11 @@ from .system import printable
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _GREY = "0.35"
 
+# Decorates what draws: names of files and models may hold dollar signs, which Matplotlib would read as formulas.
+literal_text = plt.rc_context({"text.parse_math": False})
 
+
+@literal_text
 def learning_curves(history):
     """Loss, nats, and accuracy, %, by epoch: dashed on the training images, solid on the validation images.
 
@@ -52,6 +56,7 @@ def learning_curves(history):
     return figure
 
 
+@literal_text
 def confusion(result):
     """How many images of each true class (row) were taken for each class (column).
 
@@ -74,6 +79,7 @@ def confusion(result):
     return figure
 
 
+@literal_text
 def reliability(result):
     """Accuracy by the probability of the answer, in 15 bins with 95 % intervals, above the number of answers.
 
@@ -93,11 +99,14 @@ def reliability(result):
         upper.set(ylim=(0, 100), ylabel="accuracy, %", title=_title(name, f"ECE {100 * each.ece:.2f} %"))
         lower.bar(centres, counts, width, color=_GREY, edgecolor="white")
         lower.set(xlim=(0, 100), xlabel="probability of the answer, %", ylabel="answers", yscale="log")
+        lower.yaxis.set_major_formatter("{x:,.0f}")
+        lower.yaxis.set_minor_formatter("")
         lower.set_ylim(bottom=0.5)
     figure.legend(handles=[diagonal], loc="outside upper right")
     return figure
 
 
+@literal_text
 def per_class(results):
     """Recall of each class, %, with 95 % Clopper-Pearson intervals. The axis need not start at 0 and says so.
 
@@ -122,6 +131,7 @@ def per_class(results):
     return figure
 
 
+@literal_text
 def gallery(images, titles=None, columns=8):
     """Small pictures in a grid, pixels kept as sharp squares.
 
@@ -134,10 +144,11 @@ def gallery(images, titles=None, columns=8):
         images = [_picture(image, f"image {i}") for i, image in enumerate(images)]
     if not isinstance(images, list) or len({image.shape for image in images}) < 2:
         images = checks.images(images)
-    if titles is not None and (isinstance(titles, str) or len(titles) != len(images)):
-        raise ValueError(
-            f"got {len(images)} images and titles {printable(repr(titles), 80)}, expected a list of one title for each"
-        )
+    ordered = isinstance(titles, list | tuple) or np.ndim(titles) == 1  # a set has no order, a dict other keys
+    if titles is not None and (not ordered or len(titles) != len(images)):
+        given = f"got {len(images)} images and titles {printable(repr(titles), 80)}"
+        raise ValueError(f"{given}, expected a list of one title for each")
+    titles = None if titles is None else list(titles)
     columns = min(checks.whole(columns, "columns"), len(images))
     rows = -(-len(images) // columns)
     lines = 0 if titles is None else max(str(title).count("\n") + 1 for title in titles)
@@ -150,6 +161,7 @@ def gallery(images, titles=None, columns=8):
     return figure
 
 
+@literal_text
 def probabilities(answer, pictures=None):
     """The probability of each class, %, to the right of the pictures it was asked for.
 
@@ -184,6 +196,7 @@ def probabilities(answer, pictures=None):
     return figure
 
 
+@literal_text
 def evidence(pixels, maps):
     """What each place of a feature map adds to a logit, nats, over the part of the grey picture that is seen.
 
@@ -213,6 +226,7 @@ def evidence(pixels, maps):
     return figure
 
 
+@literal_text
 def accuracy_against_cost(rows):
     """Accuracy, %, with its 95 % interval against multiply-adds an image.
 
@@ -276,6 +290,8 @@ def _results(given):
 
 def _shared_classes(named):
     """The names of the classes, which are the same for all that one panel shows."""
+    if any(isinstance(getattr(each, "classes", None), set | frozenset) for _, each in named):
+        raise ValueError("classes are a set, which has no order: expected a list of names, in the labels' order")
     found = {tuple(getattr(each, "classes", None) or CLASSES) for _, each in named}
     if len(found) > 1:
         given = " and ".join(", ".join(classes) for classes in sorted(found))
@@ -323,7 +339,7 @@ def _picture(pixels, what):
 def _show(ax, pixels, title, interpolation="nearest"):
     ax.imshow(np.clip(np.rint(pixels), 0, 255).astype(np.uint8), interpolation=interpolation)
     ax.set(xticks=[], yticks=[])
-    ax.set_title(title, fontsize=9, parse_math=False)  # a file's name may hold dollar signs
+    ax.set_title(title, fontsize=9)
 
 
 def _title(name, text):

@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import checks
 from ..data import digests
-from .degrade import METHODS, SEVERITIES, check_corruption, check_method, checked, corrupted, resized
+from .degrade import METHODS, SEVERITIES, check_corruption, check_method, check_size, checked, corrupted, resized
 
 # "bypass" is past the model's preprocessing: resized straight to its input resolution, or to 224 px.
 ROUTES = ("preprocessing", "bypass-nearest", "bypass-bilinear", "bypass-nearest-224", "bypass-bilinear-224")
@@ -34,15 +34,19 @@ class Condition:
         for field in ("name", "study", "only"):
             if not isinstance(getattr(self, field), str):
                 raise ValueError(f"{field} of a condition is {getattr(self, field)!r}, expected text")
-        for field in ("n", "resolution", "size"):
-            checks.whole(getattr(self, field), f"{field} of condition {self.name!r}")
+        checks.whole(self.n, f"n of condition {self.name!r}")
+        for field in ("resolution", "size"):
+            check_size(getattr(self, field), f"{field} of condition {self.name!r}")
         check_method(self.method)
         if (self.corruption, self.severity) != ("none", 0):
             check_corruption(self.corruption, self.severity)
 
     def make(self, images, seed=0):
         """The degraded images, uint8 (n, size, size, 3), from images of 32×32 px, uint8."""
-        return self.degraded(checked(images, side=32), checks.whole(seed, "seed", least=0))
+        images = checked(images, side=32)
+        for field in ("resolution", "size"):
+            check_size(getattr(self, field), f"{field} of condition {self.name!r}", len(images))
+        return self.degraded(images, checks.whole(seed, "seed", least=0))
 
     def choose(self, split):
         """Which images of a split are measured, int (n,): those of the smallest digests in each class, in any order."""

@@ -13,6 +13,7 @@ from scipy.ndimage import gaussian_filter
 from .. import checks
 from ..data import digests
 
+MAX_PIXELS = 200_000_000  # of all pictures that one call makes: 600 MB
 METHODS = ("nearest", "bilinear", "bicubic", "lanczos")
 # Those of CIFAR-10-C (Hendrycks & Dietterich 2019, arXiv:1903.12261; github.com/hendrycks/robustness, make_cifar_c.py),
 # which are milder than those of ImageNet-C.
@@ -26,15 +27,18 @@ SEVERITIES = {
 
 
 def content(images, size):
-    """Shrink 32×32 images to `size` px with antialiasing and enlarge them again: what is left of their content."""
-    images, size = checked(images, side=32), checks.whole(size, "size")
+    """Shrink 32×32 images to `size` px, antialiased, and enlarge them again: what is left of their content."""
+    images = checked(images, side=32)
+    check_size(size, "size", len(images))
     return resized(resized(images, size, "bicubic"), 32, "bicubic")
 
 
 def deliver(images, size, method):
-    """Resize to squares of `size` px by one of METHODS, as Pillow does; shrinking antialiases, except by "nearest"."""
+    """Resize to squares of `size` px by one of METHODS, as Pillow does; shrinking is antialiased, except by "nearest"."""
     check_method(method)
-    return resized(checked(images), checks.whole(size, "size"), method)
+    images = checked(images)
+    check_size(size, "size", len(images))
+    return resized(images, size, method)
 
 
 def corrupt(images, name, severity, seed=0):
@@ -50,6 +54,13 @@ def checked(images, what="images", side=None):
         hint = "keep them as they were stored, or round them: np.rint(images).astype('uint8')"
         raise ValueError(f"{what} are {images.dtype}, expected uint8: {hint}")
     return images
+
+
+def check_size(size, what, n=1):
+    """Raise ValueError unless `size` is a whole number of px, and n squares of it have at most MAX_PIXELS."""
+    if n * checks.whole(size, what) ** 2 > MAX_PIXELS:
+        given = f"{what} is {size}, which makes {n * size**2 / 1e6:,.0f} megapixels in {n} pictures"
+        raise ValueError(f"{given}, expected at most {MAX_PIXELS / 1e6:.0f}: make them smaller, or fewer at a time")
 
 
 def check_method(method):

@@ -10,12 +10,13 @@ from operator import itemgetter
 
 import numpy as np
 
-from ..plots import COLOURS, new_figure, whiskers
+from ..plots import COLOURS, literal_text, new_figure, whiskers
 from ..system import printable
 from .conditions import CONDITIONS, ROUTES
 from .degrade import SEVERITIES
 
 
+@literal_text
 def content_resolution(rows):
     """Accuracy, %, with 95 % intervals, of images carried at few pixels and enlarged again, through the preprocessing.
 
@@ -32,6 +33,7 @@ def content_resolution(rows):
     return figure
 
 
+@literal_text
 def severity(rows):
     """Accuracy, %, with 95 % intervals, by severity: a panel for each corruption, a line for each model and route.
 
@@ -52,6 +54,7 @@ def severity(rows):
     return figure
 
 
+@literal_text
 def deliveries(rows):
     """Accuracy, %, under each condition of delivery (row) by each route (column), a map for each model.
 
