@@ -9,8 +9,8 @@ import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
-from matplotlib.text import Text
 from matplotlib.figure import Figure
+from matplotlib.text import Text
 from scipy.stats import binomtest
 
 matplotlib.use("Agg")

@@ -88,7 +88,7 @@ def test_conditions_have_names_of_their_own_and_cover_what_was_asked():
         ({"resolution": 0}, "resolution of condition 'x' is 0"),
         ({"size": (48, 48)}, r"size of condition 'x' is \(48, 48\)"),
         ({"method": "cubic"}, "method is 'cubic', expected one of nearest"),
-        ({"corruption": "fog", "severity": 1}, "corruption 'fog' at severity 1"),
+        ({"corruption": "hail", "severity": 1}, "corruption 'hail' at severity 1"),
         ({"corruption": "jpeg", "severity": 6}, "corruption 'jpeg' at severity 6"),
         ({"corruption": "jpeg"}, "severity is 0, expected a whole number of at least 1"),
         ({"severity": 3}, "corruption 'none' at severity 3"),

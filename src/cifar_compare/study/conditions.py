@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import checks
 from ..data import digests
-from .degrade import METHODS, SEVERITIES, check_corruption, check_method, check_size, checked, corrupted, resized
+from .degrade import METHODS, check_corruption, check_method, check_size, checked, corrupted, resized
 
 # "bypass" is past the model's preprocessing: resized straight to its input resolution, or to 224 px.
 ROUTES = ("preprocessing", "bypass-nearest", "bypass-bilinear", "bypass-nearest-224", "bypass-bilinear-224")
@@ -92,11 +92,12 @@ DELIVERIES = (
     Condition("published-truck", "published", 1000, 30, 1080, "nearest", only="truck"),
 )
 CHECK = Condition("check", "check", 200, 30, 1080, "nearest")  # measured in seconds, to be held against the record
+FIRST = ("gaussian_noise", "gaussian_blur", "jpeg", "contrast", "pixelate")  # measured at all severities
 CONDITIONS = (
     NATIVE,
     *(Condition(f"content-{size}", "content", 10_000, size) for size in (24, 16, 12, 8)),
     *DELIVERIES,
     # 2,000 images keep the study of three models within an hour on two slow cores.
-    *(Condition(f"{c}-{i}", "corruption", 2000, corruption=c, severity=i) for c in SEVERITIES for i in range(1, 6)),
+    *(Condition(f"{c}-{i}", "corruption", 2000, corruption=c, severity=i) for c in FIRST for i in range(1, 6)),
     CHECK,
 )

@@ -12,18 +12,19 @@ from scipy.ndimage import gaussian_filter
 
 from .. import checks
 from ..data import digests
+from . import corruptions
 
 MAX_PIXELS = 200_000_000  # of all pictures that one call makes: 600 MB
 METHODS = ("nearest", "bilinear", "bicubic", "lanczos")
 # Those of CIFAR-10-C (Hendrycks & Dietterich 2019, arXiv:1903.12261; github.com/hendrycks/robustness, make_cifar_c.py),
-# which are milder than those of ImageNet-C.
+# which are milder than those of ImageNet-C. "jpeg" is their jpeg_compression; gaussian_blur is one of their extra four.
 SEVERITIES = {
     "gaussian_noise": (0.04, 0.06, 0.08, 0.09, 0.10),  # standard deviation, as a share of 255
     "gaussian_blur": (0.4, 0.6, 0.7, 0.8, 1.0),  # standard deviation, px
     "jpeg": (80, 65, 58, 50, 40),  # quality on Pillow's scale
     "contrast": (0.75, 0.5, 0.4, 0.3, 0.15),  # factor on the distance from each channel's mean
     "pixelate": (0.95, 0.9, 0.85, 0.75, 0.65),  # side of the grid of blocks, as a share of the image's
-}
+} | {name: constants for name, (_, constants) in corruptions.TABLE.items()}
 
 
 def content(images, size):
@@ -34,7 +35,7 @@ def content(images, size):
 
 
 def deliver(images, size, method):
-    """Resize to squares of `size` px by one of METHODS, as Pillow does; shrinking is antialiased, except by "nearest"."""
+    """Resize to squares of `size` px by one of METHODS, as Pillow does; antialiased to shrink, except by "nearest"."""
     check_method(method)
     images = checked(images)
     check_size(size, "size", len(images))
@@ -42,9 +43,10 @@ def deliver(images, size, method):
 
 
 def corrupt(images, name, severity, seed=0):
-    """Apply one of SEVERITIES, at a severity from 1 to 5; `seed`, an int of at least 0, is that of the noise."""
-    check_corruption(name, severity)
-    return corrupted(checked(images), name, severity, checks.whole(seed, "seed", least=0))
+    """Apply one of SEVERITIES, at a severity from 1 to 5, or 0 for a copy; `seed`, an int ≥ 0, is of the draws."""
+    check_corruption(name, severity, least=0)
+    images, seed = checked(images), checks.whole(seed, "seed", least=0)
+    return corrupted(images, name, severity, seed) if severity else images.copy()
 
 
 def checked(images, what="images", side=None):
@@ -69,9 +71,9 @@ def check_method(method):
         raise ValueError(f"method is {method!r}, expected one of {', '.join(METHODS)}")
 
 
-def check_corruption(name, severity):
-    """Raise ValueError unless `name` is one of SEVERITIES and `severity` an int from 1 to 5."""
-    if not isinstance(name, str) or name not in SEVERITIES or checks.whole(severity, "severity") > 5:
+def check_corruption(name, severity, least=1):
+    """Raise ValueError unless `name` is one of SEVERITIES and `severity` an int from `least` to 5."""
+    if not isinstance(name, str) or name not in SEVERITIES or checks.whole(severity, "severity", least) > 5:
         given = f"corruption {name!r} at severity {severity!r}"
         raise ValueError(f"{given}, expected one of {', '.join(SEVERITIES)} at 1, 2, 3, 4 or 5")
 
@@ -83,6 +85,8 @@ def resized(images, size, method):
 
 def corrupted(images, name, severity, seed=0):
     """As `corrupt`, without its checks."""
+    if name in corruptions.TABLE:
+        return corruptions.apply(images, name, severity, seed)
     setting = SEVERITIES[name][severity - 1]
     if name == "jpeg":
         return _each(images, lambda image: _through_jpeg(image, setting))
