@@ -121,7 +121,8 @@ def environment(folder):
 
 def filled():
     """The pages as they ought to be: dict of texts by path."""
-    made = {path.name: environment(TEMPLATES).get_template(path.name).render(facts()) for path in TEMPLATES.iterdir()}
+    names, templates = sorted(path.name for path in TEMPLATES.glob("*.md")), environment(TEMPLATES)
+    made = {name: templates.get_template(name).render(facts()) for name in names}
     return {ROOT / ("" if name == "README.md" else "docs") / name: text for name, text in made.items()}
 
 
