@@ -44,13 +44,18 @@ def severity(rows):
     names = [name for name in SEVERITIES if name in {row["corruption"] for row in rows}]
     if not names:
         raise ValueError(f"the rows are about no corruption, expected one of {', '.join(SEVERITIES)}")
-    figure, (axes,) = new_figure(1, len(names), width=2.8 * len(names), height=3.8, sharey=True, squeeze=False)
-    for ax, name in zip(axes, names, strict=True):
+    columns, lines = min(len(names), 5), -(-len(names) // 5)
+    size = {"width": 2.8 * columns, "height": 3 * lines + 0.8}
+    figure, axes = new_figure(lines, columns, **size, sharey=True, squeeze=False)
+    for ax in axes.flat[len(names) :]:
+        ax.remove()
+    for ax, name in zip(axes.flat, names, strict=False):
         _curves(ax, [row for row in rows if row["corruption"] == name], "severity")
         ax.set(xlabel="severity", title=name.replace("_", " "), ylim=(0, 100), xticks=range(1, 6))
         ax.grid(alpha=0.3)
-    axes[0].set_ylabel("accuracy, %")
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    for ax in axes[:, 0]:
+        ax.set_ylabel("accuracy, %")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     return figure
 
 
