@@ -426,5 +426,5 @@ def test_compare_takes_two_results_of_the_same_classes():
 
 
 def test_the_name_of_a_model_is_to_be_loaded_first():
-    with pytest.raises(ValueError, match="expected a keras.Model: load it first"):
+    with pytest.raises(ValueError, match=r"expected a keras.Model: load it first"):
         evaluation._check_fit("custom_cnn", np.zeros((1, 32, 32, 3)), CLASSES)
