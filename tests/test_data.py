@@ -22,8 +22,8 @@ import numpy as np
 import pooch
 import pytest
 
-from cifar_compare import batch_files, data
-from cifar_compare.data import CLASSES, DataError, class_names, digests, load_cifar10, make_toy_data
+from cifar_compare import batch_files, checks, data
+from cifar_compare.data import CLASSES, DataError, Split, class_names, digests, load_cifar10, make_toy_data
 
 N = 20  # images in each made batch file
 FUZZ_CASES = int(os.environ.get("FUZZ_CASES", "300"))
@@ -730,3 +730,43 @@ def test_loading_warns_of_nothing(cifar10):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         load_cifar10()
+
+
+class OnAnotherDevice:
+    def __array__(self, *_, **__):
+        raise RuntimeError("copy it\nfrom the GPU first")
+
+
+IMAGES, LABELS = np.full((3, 32, 32, 3), 9, np.uint8), np.arange(3)
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (Split(IMAGES, LABELS, set(CLASSES)), "expected a list of different names in the order"),
+        (Split(IMAGES, LABELS, dict.fromkeys(CLASSES)), "expected a list of different names in the order"),
+        (Split(IMAGES.astype("longdouble"), LABELS), "expected RGB pixels"),
+        (Split(np.ma.masked_array(IMAGES, IMAGES > 0), LABELS), "some values of split.images are masked"),
+        (Split(OnAnotherDevice(), LABELS), r"cannot become a NumPy array \(copy it.nfrom the GPU first\)"),
+        (Split(IMAGES.astype("u1,u1"), LABELS), "expected RGB pixels"),
+        (Split(IMAGES, OnAnotherDevice()), r"cannot become a NumPy array \(copy it.nfrom the GPU first\)"),
+        (Split(IMAGES, np.ma.masked_array(LABELS, [0, 1, 0])), "some values of split.labels are masked"),
+        (Split(IMAGES, LABELS.astype("longdouble")), "expected integers"),
+        (Split(IMAGES, LABELS.astype("i8,i8")), "expected integers"),
+    ],
+)
+def test_what_is_no_split_is_refused_in_one_line(given, message):
+    with pytest.raises(ValueError, match=message) as raised:
+        checks.split(given)
+    assert "\n" not in str(raised.value)
+
+
+def test_classes_may_be_an_array():
+    assert checks.split(Split(IMAGES, LABELS, np.array(CLASSES)))[2] == CLASSES
+
+
+def test_a_long_value_is_cut_in_the_message():
+    with pytest.raises(ValueError, match="expected a whole number") as raised:
+        checks.whole("a\n" * 1000, "batch_size")
+    assert len(str(raised.value)) < 200
+    assert "\n" not in str(raised.value)

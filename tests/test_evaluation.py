@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.special import log_softmax, softmax
 
-from cifar_compare import calibrate, compare, evaluate, score, with_preprocessing
+from cifar_compare import calibrate, compare, evaluate, evaluation, score, with_preprocessing
 from cifar_compare.data import CLASSES, Split
 from cifar_compare.evaluation import _paired_interval, calibration_bins, fit_temperature, proportion_interval
 
@@ -415,3 +415,16 @@ def test_no_global_setting_of_keras_matters(split, name, keras_setting):
     with keras_setting(name):
         found = evaluate(model, split)
     np.testing.assert_array_equal(found.probabilities, expected.probabilities)
+
+
+def test_compare_takes_two_results_of_the_same_classes():
+    one = score(np.eye(2)[[0, 1]], [0, 1], ("cat", "dog"))
+    with pytest.raises(ValueError, match=r"classes of a are \('cat', 'dog'\), those of b \('dog', 'cat'\)"):
+        compare(one, score(np.eye(2)[[0, 1]], [0, 1], ("dog", "cat")))
+    with pytest.raises(ValueError, match=r"a is a float, b a float, expected two results of cc"):
+        compare(0.9, 0.8)
+
+
+def test_the_name_of_a_model_is_to_be_loaded_first():
+    with pytest.raises(ValueError, match=r"expected a keras.Model: load it first"):
+        evaluation._check_fit("custom_cnn", np.zeros((1, 32, 32, 3)), CLASSES)

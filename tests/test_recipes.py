@@ -3,12 +3,16 @@
 import dataclasses
 import functools
 import itertools
+import json
+import types
 
 import keras
 import numpy as np
 import pytest
 
 import cifar_compare as cc
+from cifar_compare import augmentation
+from cifar_compare.checkpoints import changes
 from cifar_compare.optimizers import schedule
 from cifar_compare.recipes import describe
 
@@ -50,15 +54,30 @@ def test_recipe_is_read_by_stage():
         ("enlargements", ("bicubic", "sharp")),
         ("head_epochs", -1),
         ("seed", 0.5),
+        ("flip", "no"),
+        ("mixed_precision", "no"),
+        ("enlargements", 3),
+        ("enlargements", "bicubic"),
+        ("learning_rate", True),
+        ("batch_size", "50\n" * 1000),
     ],
 )
 def test_a_field_that_makes_no_sense_is_named(field, value):
     with pytest.raises(ValueError, match=f"recipe's {field} is .*expected"):
         dataclasses.replace(RECIPE, **{field: value})
+    with pytest.raises(ValueError) as raised:  # noqa: PT011
+        dataclasses.replace(RECIPE, **{field: value})
+    assert len(str(raised.value)) < 300
+    assert "\n" not in str(raised.value)
 
 
 def test_numbers_of_numpy_are_numbers():
-    assert describe(dataclasses.replace(RECIPE, seed=np.int64(3)))["seed"] == 3
+    stages = ((np.int64(3), np.int32(32)),)
+    recipe = dataclasses.replace(
+        RECIPE, seed=np.int64(3), stages=stages, learning_rate=np.float32(0.5), flip=np.bool_(True)
+    )
+    assert recipe == dataclasses.replace(RECIPE, seed=3, stages=((3, 32),), learning_rate=0.5)
+    assert json.loads(json.dumps(describe(recipe)))["seed"] == 3
 
 
 @pytest.mark.parametrize("settings", [{"cutout": 40}, {"cutout": -1}, {"shift": 32}, {"shift": -2}, {"blur": -0.5}])
@@ -175,3 +194,110 @@ def test_what_a_function_of_yours_holds_is_a_part_of_its_description():
     assert describe(brighter(1)) != describe(brighter(2))
     with pytest.raises(ValueError, match="cannot be told from others"):
         describe(brighter(object()))
+
+
+STRENGTH = 3
+
+
+def helper(images):
+    return images + STRENGTH
+
+
+def by_a_global(images, labels, random):
+    return np.clip(helper(images), 0, 255), labels
+
+
+@dataclasses.dataclass
+class Brighter:
+    by: int
+
+    def __call__(self, images, labels, random):
+        return images + self.by, labels
+
+    def change(self, images, labels, random):
+        return images + self.by + STRENGTH, labels
+
+
+class Plain:
+    def change(self, images, labels, random):
+        return images, labels
+
+
+def with_default(images, labels, random, by=STRENGTH, *, more=STRENGTH):
+    return images + by + more, labels
+
+
+def by_a_module(images, labels, random):
+    return images + settings.STRENGTH, labels  # noqa: F821
+
+
+def itself(images, labels, random):
+    return itself(images, labels, random) if random is None else (images, labels)
+
+
+@pytest.mark.parametrize("function", [by_a_global, Brighter(1).change, lambda x, y, r: (helper(x), y)])
+def test_a_global_that_a_function_reads_belongs_to_its_description(function, monkeypatch):
+    before = describe(function)
+    assert describe(function) == before
+    assert json.loads(json.dumps(before)) == before
+    monkeypatch.setitem(globals(), "STRENGTH", 5)
+    assert describe(function) != before
+    assert any("STRENGTH was 3, is 5" in word for word in changes(before, describe(function)))
+
+
+def test_default_arguments_and_the_object_of_a_method_belong_to_the_description(monkeypatch):
+    before = describe(with_default)
+    monkeypatch.setattr(with_default, "__defaults__", (5,))
+    assert "was 3, is 5" in str(changes(before, describe(with_default)))
+    monkeypatch.undo()
+    monkeypatch.setattr(with_default, "__kwdefaults__", {"more": 5})
+    assert "more was 3, is 5" in str(changes(before, describe(with_default)))
+    assert describe(Brighter(1).change) == describe(Brighter(1).change) != describe(Brighter(2).change)
+    assert describe(Brighter(1)) != describe(Brighter(2))
+    one, other = lambda x, y, r: (x * 2, y), lambda x, y, r: (x * 3, y)  # of one line of source
+    assert describe(one) != describe(other)
+    assert describe(itself) == describe(itself)
+    with pytest.raises(ValueError, match=r"an object of Plain in a recipe cannot be told from others.*use"):
+        describe(Plain().change)
+
+
+def test_a_value_of_a_module_belongs_to_the_description(monkeypatch):
+    settings = types.ModuleType("settings")
+    settings.STRENGTH = 3
+    monkeypatch.setitem(globals(), "settings", settings)
+
+    before = describe(by_a_module)
+    settings.STRENGTH = 5
+    assert "STRENGTH was 3, is 5" in str(changes(before, describe(by_a_module)))
+
+
+@pytest.mark.parametrize("settings", [{"shift": 2.5}, {"cutout": 2.5}, {"shift": "2"}, {"shift": True}])
+def test_settings_that_are_no_whole_numbers_are_refused(settings):
+    with pytest.raises(ValueError, match="for images of 32 px, expected at least 0, whole"):
+        changed(np.zeros((2, 32, 32, 3), np.uint8), **settings)
+
+
+def test_half_precision_is_blurred_as_single_is():
+    half, single = (changed(TOY.images[:5].astype(dtype), blur=1.0) for dtype in ("float16", "float32"))
+    assert half.dtype == np.float16
+    np.testing.assert_allclose(half, single, atol=0.1)
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+@pytest.mark.parametrize("fault", augmentation._FAULTS, ids=lambda fault: fault.__name__)
+def test_each_fault_changes_an_image_and_nothing_else(fault, dtype, monkeypatch):
+    monkeypatch.setattr(augmentation, "_FAULTS", (fault,))
+    images = TOY.images[:20].astype(dtype)
+    made = changed(images, corrupt=1.0)
+    assert made.dtype == images.dtype
+    assert made.shape == images.shape
+    assert made.min() >= 0
+    assert made.max() <= 255
+    assert (made != images).any(axis=(1, 2, 3)).mean() >= 0.8
+    np.testing.assert_array_equal(made, changed(images, corrupt=1.0))
+    np.testing.assert_array_equal(images, TOY.images[:20])
+
+
+def test_the_share_of_corrupted_images_is_the_one_asked_for():
+    faulty = (changed(TOY.images, corrupt=0.5) != TOY.images).any(axis=(1, 2, 3)).mean()
+    assert 0.4 <= faulty <= 0.55  # of 400; a fault may leave an image as it is

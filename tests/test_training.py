@@ -342,23 +342,22 @@ def test_what_is_finished_or_resumed_says_so(data, trained, tmp_path, capsys):
     assert cc.train(model, data, TINY, folder) == history  # the very network that was trained here
 
 
-STOP_AT = []  # numbers of batches, counted from 1, at which the augmentation below interrupts the training
-
-
 def interrupting(images, labels, random):
-    if len(images) > 2 and STOP_AT:  # not those that are tried before the training
-        STOP_AT[0] -= 1
-        if STOP_AT[0] == 0:
-            STOP_AT.clear()
+    if len(images) > 2 and interrupting.stop_at:  # not those that are tried before the training
+        interrupting.stop_at -= 1
+        if interrupting.stop_at == 0:
             raise KeyboardInterrupt
     return images, labels
+
+
+interrupting.stop_at = 0  # an attribute: a global that the function reads would be a part of the recipe
 
 
 def test_an_interrupted_model_is_left_at_its_checkpoint_and_goes_on_from_there(data, tmp_path, capsys):
     recipe = dataclasses.replace(TINY, stages=((3, 32),), augmentation=interrupting)
     whole, interrupted = tiny(), tiny()
     cc.train(whole, data, recipe, tmp_path / "whole")
-    STOP_AT.append(4)
+    interrupting.stop_at = 4
     with pytest.raises(KeyboardInterrupt):
         cc.train(interrupted, data, recipe, tmp_path)
     with np.load(tmp_path / "checkpoint.npz") as saved:

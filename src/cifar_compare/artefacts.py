@@ -109,6 +109,8 @@ def find_card(model):
 
 def path_of(model):
     """The absolute path of a model that was given by its path, `~` expanded; None for one given by its name."""
+    if not isinstance(model, str | os.PathLike):
+        raise ArtefactError(f"model is a {type(model).__name__}, expected its name or the path of its file")
     text = os.fspath(model)
     if isinstance(model, str) and not text.endswith(".keras") and not {os.sep, "/"} & set(text):
         return None

@@ -1,12 +1,15 @@
 """Change training images at random, so that a network sees something new in every epoch."""
 
 import io
+import numbers
 
 import keras
 import numpy as np
 from keras import ops
 from PIL import Image
 from scipy.ndimage import gaussian_filter
+
+from .system import shown
 
 _GREY = 118  # about the mean of all pixels, which the normalisation maps to about zero
 
@@ -33,9 +36,15 @@ def augment(images, labels, random, shift=0, blur=0.0, corrupt=0.0, cutout=0, cu
         ValueError: a setting is negative, larger than the images, or no share.
     """
     side = min(images.shape[1:3])
-    if not (0 <= shift < side and 0 <= blur < np.inf and 0 <= cutout <= side):
-        given = f"shift={shift}, blur={blur}, cutout={cutout}"
-        raise ValueError(f"{given} for images of {side} px, expected at least 0, shift below {side}, cutout up to it")
+    for name, value in (("blur", blur), ("corrupt", corrupt), ("cutmix", cutmix)):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
+            raise ValueError(f"{name} is {shown(value)}, expected a number of at least 0")
+    whole = all(isinstance(value, numbers.Integral) and not isinstance(value, bool) for value in (shift, cutout))
+    if not (whole and 0 <= shift < side and 0 <= blur < np.inf and 0 <= cutout <= side):
+        given = f"shift={shown(shift)}, blur={blur}, cutout={shown(cutout)}"
+        raise ValueError(
+            f"{given} for images of {side} px, expected at least 0, whole shift below {side}, cutout up to it"
+        )
     if not (0 <= corrupt <= 1 and 0 <= cutmix <= 1):
         raise ValueError(f"corrupt={corrupt}, cutmix={cutmix}, expected shares from 0 to 1")
     images = _shift(images, shift, random)
@@ -61,8 +70,10 @@ def _shift(images, most, random):
 
 def _blur(images, most, random):
     # On uint8 the fractions are cut off, which darkens an image by about one grey level.
-    widths = random.uniform(0, most, len(images))
-    return np.stack([gaussian_filter(image, (width, width, 0)) for image, width in zip(images, widths, strict=True)])
+    widths, dtype = random.uniform(0, most, len(images)), images.dtype
+    images = images.astype("float32") if dtype == np.float16 else images  # which SciPy does not filter
+    blurred = [gaussian_filter(image, (width, width, 0)) for image, width in zip(images, widths, strict=True)]
+    return np.stack(blurred).astype(dtype)
 
 
 def _corrupt(images, share, random):

@@ -7,7 +7,7 @@ import hashlib
 import math
 import os
 import warnings
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,7 @@ import numpy as np
 
 from . import batch_files, checks
 from .batch_files import FILES, FOLDER
-from .system import path_from, printable, upwards
+from .system import path_from, shown, upwards
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 
@@ -75,15 +75,15 @@ class Data:
 def class_names(k, given=None):
     """The names of k classes, tuple of str: those given, else CIFAR-10's where k is 10, else "class 0", "class 1" ….
 
-    Raises ValueError where other than k different names are given.
+    Raises ValueError where other than k different names (None: any number) are given, or in no order, as in a set.
     """
     if given is None:
         return CLASSES if k == len(CLASSES) else tuple(f"class {i}" for i in range(k))
-    names = tuple(map(str, given)) if isinstance(given, Iterable) else ()
-    if isinstance(given, str) or len(names) != k or len(set(names)) != k:
-        raise ValueError(
-            f"classes are {printable(repr(given), 80)}, expected {k} different names, one for each probability"
-        )
+    ordered = isinstance(given, Iterable) and not isinstance(given, str | Set | Mapping) and np.ndim(given) < 2
+    names = tuple(map(str, given)) if ordered else ()
+    if not names or len(names) != (k or len(names)) or len(set(names)) != len(names):
+        expected = f"{k or 'a list of'} different names in the order of the probabilities"
+        raise ValueError(f"classes are {shown(given)}, expected {expected}")
     return names
 
 

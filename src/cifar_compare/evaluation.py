@@ -1,6 +1,7 @@
 """Measure a model: accuracy and calibration with intervals, temperature scaling, paired comparison."""
 
 import math
+import os
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from tqdm import tqdm
 
 from . import checks
 from .data import class_names
-from .system import keras_defaults
+from .system import keras_defaults, shown
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,8 +132,14 @@ def compare(a, b) -> Comparison:
     test is the more careful of the two: near p = 0.05 the interval may exclude 0 already.
 
     Raises:
-        ValueError: the labels differ, so these are not the same images in the same order.
+        ValueError: these are no results, or not of the same images and classes in the same order.
     """
+    if not (isinstance(a, Result) and isinstance(b, Result)):
+        given = f"a is a {type(a).__name__}, b a {type(b).__name__}"
+        raise ValueError(f"{given}, expected two results of cc.evaluate, cc.score or cc.load_predictions")
+    if a.classes != b.classes:
+        given = f"the classes of a are {shown(a.classes)}, those of b {shown(b.classes)}"
+        raise ValueError(f"{given}; expected the same: score both models on the same classes")
     if not np.array_equal(a.labels, b.labels):
         given = f"a has {len(a.labels)} images, b has {len(b.labels)}, and their labels differ"
         raise ValueError(f"{given}: score both models on the same images in the same order")
@@ -209,6 +216,9 @@ def _paired_interval(only_a, only_b, n):
 
 def _check_fit(model, images, classes):
     """Find before any work what a model would only say after it, where the model tells its shapes."""
+    if not hasattr(model, "predict_on_batch"):
+        hint = ": load it first, cc.load_model(name)" if isinstance(model, str | os.PathLike) else ""
+        raise ValueError(f"model is {shown(model)}, expected a keras.Model{hint}")
     takes, gives = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
     if isinstance(gives, tuple) and gives[-1] not in (None, len(classes)):
         raise ValueError(f"the model gives {gives[-1]} probabilities, but the split has {len(classes)} classes")

@@ -134,11 +134,16 @@ def _of_array(given, folders, count):
             yield from list_pictures(os.fsdecode(item) if array.dtype.kind == "S" else item, folders, count)
         return
     stack = array if array.ndim == 4 else [array]
-    # One dark picture may be all 0 and 1; several such were divided by 255 and cut to integers.
-    cut = len(stack) > 1 and array.size and array.dtype.kind in "iu" and array.min() >= 0 and array.max() == 1
+    cut = _is_scaled(array) if array.ndim == 4 and array.dtype.kind in "iuf" else None
     for pixels in stack:
         name = f"picture {next(count)}"
         yield name, partial(_check_array, name, pixels, cut)
+
+
+def _is_scaled(stack):
+    """Whether pictures were divided by 255, judged on all of them: one dark picture may be all 0 and 1."""
+    high = stack[np.isfinite(stack)].max(initial=0)
+    return (0 < high <= 1) if stack.dtype.kind == "f" else (len(stack) > 1 and high == 1)
 
 
 def _home(path):
@@ -293,12 +298,12 @@ def _to_8_bits(image):
 
 
 def _check_array(name, pixels, cut):
-    fault = fault_of_pixels(pixels)
+    fault = fault_of_pixels(pixels, cut)
     if fault and (pixels.ndim == 2 or pixels.shape[2:] == (1,)):
         fault += ": a grey picture needs its channel three times, np.stack([grey] * 3, axis=-1)"
     elif fault and pixels.shape[2:] == (4,):
         fault += ": leave out the fourth channel, pixels[..., :3]"
-    elif cut:
+    elif cut and pixels.dtype.kind != "f":
         fault = "is one of several with values from 0 to 1, expected 0 to 255: keep the pixels as they were stored"
     if fault:
         _refuse(name, fault)

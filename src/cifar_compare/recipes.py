@@ -1,12 +1,16 @@
 """Recipes: everything that a training depends on besides the model and the data."""
 
 import dataclasses
+import dis
 import functools
 import hashlib
 import inspect
 import math
-import numbers
 import os
+import re
+import sys
+import sysconfig
+import types
 from collections.abc import Callable
 
 import keras
@@ -16,8 +20,10 @@ from .augmentation import augment
 from .checkpoints import digest
 from .models import INTERPOLATION
 from .optimizers import SGD
+from .system import shown
 
 _INTERPOLATIONS = ("nearest", "bilinear", "bicubic", "lanczos3", "lanczos5")
+_TOLD_BY_REPR = (np.ufunc, np.dtype, os.PathLike, bytes, complex, range, slice, type(...), re.Pattern)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,13 +55,12 @@ class Recipe:
     expected_minutes: float = math.inf  # on two processor cores
 
     def __post_init__(self):
-        for field in ("stages", "enlargements", "averaging", "expected_accuracy"):
-            object.__setattr__(self, field, _as_tuple(getattr(self, field)))
-        for field in ("batch_size", "head_epochs", "seed"):  # NumPy's integers are no JSON
-            if isinstance(value := getattr(self, field), numbers.Integral):
-                object.__setattr__(self, field, int(value))
+        for field in dataclasses.fields(self):
+            object.__setattr__(self, field.name, _plain(getattr(self, field.name)))
         pairs = isinstance(self.stages, tuple) and all(isinstance(s, tuple) and len(s) == 2 for s in self.stages)
+        enlargements = self.enlargements if isinstance(self.enlargements, tuple) else ()
         for right, field, expected in (
+            (isinstance(self.name, str) and self.name, "name", "a text"),
             (pairs and self.stages, "stages", "at least one pair (epochs, px)"),
             (pairs and all(_whole(n, 1) for s in self.stages for n in s), "stages", "whole numbers of at least 1"),
             (_whole(self.batch_size, 1), "batch_size", "a whole number of at least 1"),
@@ -63,14 +68,16 @@ class Recipe:
             (_between(self.warmup, 0, 1), "warmup", "a share from 0 to below 1"),
             (callable(self.optimizer), "optimizer", "a callable that takes a learning rate schedule"),
             (self.augmentation is None or callable(self.augmentation), "augmentation", "a callable, or None"),
+            (isinstance(self.flip, bool), "flip", "True or False"),
             (self.averaging is None or _is_averaging(self.averaging), "averaging", "(epochs, share of the peak)"),
             (_between(self.label_smoothing, 0, 1), "label_smoothing", "a share from 0 to below 1"),
-            (self.enlargements and set(self.enlargements) <= set(_INTERPOLATIONS), "enlargements", _INTERPOLATIONS),
+            (enlargements and all(e in _INTERPOLATIONS for e in enlargements), "enlargements", _INTERPOLATIONS),
+            (isinstance(self.mixed_precision, bool), "mixed_precision", "True or False"),
             (_whole(self.head_epochs, 0), "head_epochs", "a whole number of at least 0"),
             (_whole(self.seed, 0), "seed", "a whole number of at least 0"),
         ):
             if not right:
-                raise ValueError(f"the recipe's {field} is {getattr(self, field)!r}, expected {expected}")
+                raise ValueError(f"the recipe's {field} is {shown(getattr(self, field))}, expected {expected}")
 
     @property
     def epochs(self):
@@ -87,50 +94,109 @@ class Recipe:
         return min(self.averaging[0], self.epochs) if self.averaging else 0
 
 
-def describe(value):
+def describe(value, _inside=()):
     """A recipe, or a part of one, as it comes back from JSON: what is the same is described alike.
 
-    A function of yours is described by its name and a digest of its source, an object by its class and its fields.
+    A function or class of yours is described by its name, a digest of its code, and all that the code reads: default
+    arguments, variables around it, globals, and the object that a method belongs to.
 
     Raises:
         ValueError: an object that cannot be told from others of its class.
     """
+    inner = functools.partial(describe, _inside=_inside)
     if isinstance(value, functools.partial):
-        return {**_named(value.func), **describe({**dict(enumerate(value.args)), **value.keywords})}
+        return {**_named(value.func, _inside), **inner({**dict(enumerate(value.args)), **value.keywords})}
     if inspect.isroutine(value) or inspect.isclass(value):
-        return _named(value)
+        return _named(value, _inside)
     if dataclasses.is_dataclass(value):
-        fields = {field.name: describe(getattr(value, field.name)) for field in dataclasses.fields(value)}
-        return fields if isinstance(value, Recipe) else {**_named(type(value)), **fields}
+        fields = {field.name: inner(getattr(value, field.name)) for field in dataclasses.fields(value)}
+        return fields if isinstance(value, Recipe) else {**_named(type(value), _inside), **fields}
     if isinstance(value, dict):
-        return {str(key): describe(each) for key, each in value.items()}
+        return {str(key): inner(each) for key, each in value.items()}
     if isinstance(value, list | tuple):
-        return [describe(each) for each in value]
+        return [inner(each) for each in value]
+    if isinstance(value, set | frozenset):
+        return sorted(str(inner(each)) for each in value)
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, np.ndarray | os.PathLike):
-        return digest(value) if isinstance(value, np.ndarray) else str(value)
+    if isinstance(value, np.generic):
+        return inner(value.item())
+    if isinstance(value, np.ndarray) and not value.dtype.hasobject:
+        return digest(value)
+    if isinstance(value, _TOLD_BY_REPR):
+        return repr(value)
+    if isinstance(value, types.ModuleType):
+        return value.__name__
+    if isinstance(value, types.CodeType):  # its names and line numbers mean nothing
+        return [value.co_code.hex(), list(value.co_names), inner(value.co_consts)]
     if hasattr(value, "get_config"):
-        return {**_named(type(value)), **describe(value.get_config())}
-    given = f"an object of {type(value).__name__}"
-    raise ValueError(f"{given} in a recipe cannot be told from others; use a function, a partial or a dataclass")
+        return {**_named(type(value), _inside), **inner(value.get_config())}
+    given = f"an object of {type(value).__name__}{f' that {_inside[-1].__qualname__} reads' if _inside else ''}"
+    raise ValueError(
+        f"{given} in a recipe cannot be told from others, nor a training resumed with it; use plain values and arrays, "
+        "a function, a partial or a dataclass"
+    )
 
 
-def _named(function):
-    package = function.__module__.partition(".")[0]
+def _named(function, inside):
+    package = (getattr(function, "__module__", None) or "builtins").partition(".")[0]
     named = {"function": f"{package}.{function.__qualname__}"}
-    if package not in ("cifar_compare", "keras"):
-        try:
-            source = inspect.getsource(function)
-        except (OSError, TypeError):  # typed at a prompt, or made of C
-            source = repr(getattr(getattr(function, "__code__", None), "co_code", None))
-        held = describe([cell.cell_contents for cell in getattr(function, "__closure__", None) or ()])
-        named["source"] = hashlib.sha256(f"{source}{held}".encode()).hexdigest()[:16]
-    return named
+    owner = getattr(function, "__self__", None)
+    if owner is not None and not isinstance(owner, types.ModuleType):
+        named["of"] = describe(owner, inside)
+    function = getattr(function, "__func__", function)
+    if package in ("cifar_compare", "keras") or any(function is each for each in inside):
+        return named
+    held = {}
+    # What an installed package reads in turn is left out.
+    if not _is_installed(function):
+        held = {name: describe(each, (*inside, function)) for name, each in _read_by(function).items()}
+    try:
+        code = str(describe(function.__code__) if hasattr(function, "__code__") else inspect.getsource(function))
+    except (OSError, TypeError):  # typed at a prompt, or made of C
+        code = ""
+    return {**named, "source": hashlib.sha256(code.encode()).hexdigest()[:16], **({"reads": held} if held else {})}
 
 
-def _as_tuple(value):
-    return tuple(_as_tuple(each) for each in value) if isinstance(value, list | tuple) else value
+def _is_installed(function):
+    path = getattr(sys.modules.get(function.__module__), "__file__", None)
+    folders = [sysconfig.get_path(name) for name in ("stdlib", "purelib", "platlib")]
+    return path is not None and any(path.startswith(folder + os.sep) for folder in folders)
+
+
+def _read_by(function):
+    """The values that a function reads, or the methods of a class, by name."""
+    if inspect.isclass(function):
+        members = {k: v for k, v in vars(function).items() if not k.startswith("__") or inspect.isfunction(v)}
+        members = {k: getattr(v, "__func__", getattr(v, "fget", v)) for k, v in members.items()}
+        bases = {base.__qualname__: base for base in function.__bases__ if base is not object}
+        return {k: v for k, v in members.items() if not inspect.isdatadescriptor(v)} | bases
+    read = {"wrapped": function.__wrapped__} if hasattr(function, "__wrapped__") else {}
+    if not hasattr(function, "__code__"):
+        return read
+    around = inspect.getclosurevars(function).nonlocals
+    defaults = dict(enumerate(function.__defaults__ or ())) | (function.__kwdefaults__ or {})
+    return read | around | {f"default {k}": v for k, v in defaults.items()} | _globals(function)
+
+
+def _globals(function):
+    found, codes = {}, [function.__code__]
+    for code in codes:  # which grows by the functions inside
+        codes += [each for each in code.co_consts if isinstance(each, types.CodeType)]
+        for name in {step.argval for step in dis.get_instructions(code) if step.opname in ("LOAD_GLOBAL", "LOAD_NAME")}:
+            if name in function.__globals__:
+                value = found[name] = function.__globals__[name]
+                if isinstance(value, types.ModuleType):
+                    parts = {part: getattr(value, part) for part in code.co_names if hasattr(value, part)}
+                    found |= {f"{name}.{part}": each for part, each in parts.items()}
+    return dict(sorted(found.items()))
+
+
+def _plain(value):
+    """Lists as tuples, and NumPy's numbers as Python's, which alone are JSON."""
+    if isinstance(value, list | tuple):
+        return tuple(_plain(each) for each in value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _whole(value, least):
@@ -138,7 +204,7 @@ def _whole(value, least):
 
 
 def _between(value, low, end):
-    return isinstance(value, int | float) and low <= value < end
+    return isinstance(value, int | float) and not isinstance(value, bool) and low <= value < end
 
 
 def _is_averaging(value):

@@ -47,6 +47,11 @@ def printable(text, limit=None):
     return text
 
 
+def shown(value):
+    """A value of the caller's as a message shows it: on one line, and not long."""
+    return printable(repr(value), 100)
+
+
 @contextlib.contextmanager
 def keras_defaults():
     """Keras's own defaults meanwhile: channels last, float32. Also a decorator.
