@@ -301,3 +301,19 @@ def test_each_fault_changes_an_image_and_nothing_else(fault, dtype, monkeypatch)
 def test_the_share_of_corrupted_images_is_the_one_asked_for():
     faulty = (changed(TOY.images, corrupt=0.5) != TOY.images).any(axis=(1, 2, 3)).mean()
     assert 0.4 <= faulty <= 0.55  # of 400; a fault may leave an image as it is
+
+
+def test_cutmix_gives_the_label_the_share_of_the_box():
+    count, random = 12, np.random.default_rng(0)
+    images = np.broadcast_to(20 * np.arange(count, dtype=np.uint8)[:, None, None, None], (count, 32, 32, 3))
+    boxes, mixed = set(), 0
+    for _ in range(40):
+        made, labels = cc.augment(images, np.eye(count, dtype="float32"), random, cutmix=0.5)
+        np.testing.assert_allclose(labels.sum(axis=1), 1, atol=1e-6)
+        for image, label in zip(made, labels, strict=True):
+            shares = np.bincount(image[..., 0].ravel() // 20, minlength=count) / 1024
+            np.testing.assert_allclose(label, shares, atol=1e-6)
+        mixed += bool((made != images).any())
+        boxes |= {len(set(map(bytes, (made != images)[..., 0])))}
+    assert 10 <= mixed <= 30
+    assert max(boxes) > 3  # several boxes in a batch

@@ -218,6 +218,8 @@ def _ending_in_softmax(network):
     last = network.layers[-1]
     softmax, linear = keras.activations.softmax, keras.activations.linear
     activation = getattr(last, "activation", None) if isinstance(last, layers.Dense | layers.Activation) else None
+    if isinstance(activation, layers.Softmax):
+        activation = softmax
     if activation not in (None, softmax, linear):
         raise ValueError(
             f"network '{network.name}' ends in {last.name} with {activation.__name__}, expected softmax or logits"

@@ -49,7 +49,8 @@ def logits_layer(network):
 def is_softmax(layer):
     """Whether a layer is a softmax and nothing else."""
     return isinstance(layer, layers.Softmax) or (
-        isinstance(layer, layers.Activation) and layer.activation is activations.softmax
+        isinstance(layer, layers.Activation)
+        and (layer.activation is activations.softmax or isinstance(layer.activation, layers.Softmax))
     )
 
 

@@ -1,8 +1,10 @@
 """Train a network by a recipe: resumable, and the same bit for bit whether interrupted or not."""
 
+import contextlib
 import itertools
 import math
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import keras
@@ -151,6 +153,14 @@ def _check_fit(model, network, splits, recipe):
     for what, before, after in zip(("images", "labels"), plain, given, strict=True):
         if before.shape != after.shape or not np.isfinite(after).all():
             raise ValueError(f"the recipe's augmentation makes {what} {after.shape} of {before.shape}, or not finite")
+    # What was divided by 255, centred or standardised comes out this small.
+    if given[0].max() <= 4 < plain[0].max():
+        low, high = given[0].min(), given[0].max()
+        raise ValueError(
+            f"the recipe's augmentation makes images from {low:g} to {high:g}, expected 0 to 255: keep this range"
+        )
+    if given[1].min() < 0 or not np.allclose(given[1].sum(axis=1), 1, atol=1e-3):
+        raise ValueError("the recipe's augmentation makes labels that do not sum to 1, expected shares of the classes")
 
 
 def _tell(history, recipe, folder):
@@ -178,7 +188,8 @@ def _run(network, splits, recipe, optimizer, mean, checkpoint, history):
             bar = keras.utils.Progbar(steps, stateful_metrics=_MEASURES)
             averaged = epoch >= recipe.epochs - recipe.averaged_epochs
             after_step = mean.update if averaged else None
-            logs = _pass(_in_turn(trainers), batches(splits["train"], recipe, epoch), bar, after_step)
+            with _ahead(batches(splits["train"], recipe, epoch)) as given:
+                logs = _pass(_in_turn(trainers), given, bar, after_step)
             if averaged and epoch + 1 == recipe.epochs:
                 mean.assign()
                 _measure_statistics(trainers[0], network, batches(splits["train"], recipe))
@@ -211,6 +222,20 @@ def _pass(step, given, bar=None, after_step=None):
         if bar and index < bar.target:
             bar.update(index, means.items())
     return means
+
+
+@contextlib.contextmanager
+def _ahead(given):
+    """The same in the same order, the next one made in a thread while the last one is used."""
+    with ThreadPoolExecutor(1) as pool:
+        yield _one_ahead(pool, iter(given))
+
+
+def _one_ahead(pool, given):
+    waiting = pool.submit(next, given, None)
+    while (batch := waiting.result()) is not None:
+        waiting = pool.submit(next, given, None)
+        yield batch
 
 
 def _in_turn(trainers):
