@@ -57,7 +57,7 @@ def opened(folder):
 
 
 def ask(page, act, *arguments):
-    """What the page answers to `act(*arguments)`: "all", its milliseconds, and "told", a dict by each of NAMES in turn."""
+    """What the page answers to `act(*arguments)`: "all", its milliseconds, and "told", a dict for each of NAMES."""
     page.evaluate("delete document.body.dataset.answer")
     act(*arguments)
     return json.loads(page.locator("body[data-answer]").get_attribute("data-answer"))
@@ -75,14 +75,14 @@ def measure():
     """Sizes in bytes, times in milliseconds, and how often the exported networks agree with the Keras files."""
     loads, answers = [], []
     with opened(DEMO) as (browser, address):
-        for _ in range(5):
+        for _ in range(3):
             page = browser.new_page()
             page.goto(address)
             loads.append(float(page.locator("body[data-ready]").get_attribute("data-ready")))
-            answers += [ask(page, page.get_by_role("button", name="truck").click) for _ in range(10)]
+            answers += [ask(page, page.get_by_role("button", name="truck").click) for _ in range(7)]
             page.close()
         version = browser.version
-    images = cc.load_cifar10().validation.images[:1000].astype("float32")
+    images = cc.load_cifar10().validation.images[:500].astype("float32")
     networks = {}
     for i, name in enumerate(NAMES):
         preprocessing, network = roles.parts(cc.load_model(name))
