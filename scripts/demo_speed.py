@@ -16,10 +16,8 @@ import threading
 from pathlib import Path
 
 import numpy as np
-from markdown import percent, table
+from markdown import table
 
-import cifar_compare as cc
-from cifar_compare import roles
 from cifar_compare.system import write, write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,7 +70,7 @@ def litert(path, pixels):
 
 
 def measure():
-    """Sizes in bytes, times in milliseconds, and how often the exported networks agree with the Keras files."""
+    """Sizes in bytes and times in milliseconds."""
     loads, answers = [], []
     with opened(DEMO) as (browser, address):
         for _ in range(3):
@@ -82,15 +80,10 @@ def measure():
             answers += [ask(page, page.get_by_role("button", name="truck").click) for _ in range(7)]
             page.close()
         version = browser.version
-    images = cc.load_cifar10().validation.images[:500].astype("float32")
     networks = {}
     for i, name in enumerate(NAMES):
-        preprocessing, network = roles.parts(cc.load_model(name))
-        seen = preprocessing.predict(images, verbose=0)
-        same = network.predict(seen, verbose=0).argmax(1) == litert(DEMO / f"{name}.tflite", seen).argmax(1)
         milliseconds = statistics.median(answer["told"][i]["milliseconds"] for answer in answers)
-        size = (DEMO / f"{name}.tflite").stat().st_size
-        networks[name] = {"bytes": size, "milliseconds": milliseconds, "same": int(same.sum()), "n": len(same)}
+        networks[name] = {"bytes": (DEMO / f"{name}.tflite").stat().st_size, "milliseconds": milliseconds}
     return {
         "browser": f"Chromium {version}, headless, on {os.cpu_count()} cores",
         "networks": networks,
@@ -102,10 +95,9 @@ def measure():
 
 def tables(record):
     """Sizes and times in Markdown."""
-    networks = []
-    for name, row in record["networks"].items():
-        same = f"{percent(row['same'] / row['n'], 1)} of {row['n']:,}"
-        networks.append([name, f"{row['bytes'] / 1e6:.2f}", same, f"{row['milliseconds']:.0f}"])
+    networks = [
+        [name, f"{row['bytes'] / 1e6:.2f}", f"{row['milliseconds']:.0f}"] for name, row in record["networks"].items()
+    ]
     together = sum(row["bytes"] for row in record["networks"].values())
     page = [
         ["networks, together", f"{together / 1e6:.2f} MB"],
@@ -113,7 +105,7 @@ def tables(record):
         ["until the first answer, served from the same machine", f"{record['load_milliseconds'] / 1000:.1f} s"],
         ["from a click on the truck to both answers", f"{record['answer_milliseconds']:.0f} ms"],
     ]
-    head = ["network", "file, MB", "same class as the Keras file, %", "one picture, ms"]
+    head = ["network", "file, MB", "one picture, ms"]
     note = f"Measured in {record['browser']}; the times are medians."
     return "\n\n".join([table(head, networks), table(["the page", "measured"], page), note])
 
