@@ -13,7 +13,6 @@ import subprocess
 import tarfile
 from pathlib import Path
 
-import keras
 from ai_edge_quantizer import algorithm_manager, qtyping, quantizer
 
 import cifar_compare as cc
@@ -56,6 +55,8 @@ def unpack(package, folder):
 @keras_defaults()
 def export(model, path):
     """Write a network for one picture at a time, its large layers kept in int8, the others in float16."""
+    import keras  # behind cifar_compare, which sets what TensorFlow reads when it is imported
+
     size, (_, network) = roles.input_size(model), roles.parts(model)
     # The runtime in the browser takes no open batch size, which `cc.export` leaves.
     signature = [keras.InputSpec(dtype="float32", shape=(1, size, size, 3), name="pixels")]

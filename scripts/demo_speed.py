@@ -17,8 +17,6 @@ from pathlib import Path
 
 import numpy as np
 
-import cifar_compare as cc
-from cifar_compare import roles
 from cifar_compare.system import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -56,7 +54,7 @@ def opened(folder):
 
 
 def ask(page, act, *arguments):
-    """What the page answers to `act(*arguments)`: "all", milliseconds, and "told", a dict for each of NAMES."""
+    """What the page answers to `act(*arguments)`: "all", its milliseconds, and "told", a dict for each of NAMES."""
     page.evaluate("delete document.body.dataset.answer")
     act(*arguments)
     return json.loads(page.locator("body[data-answer]").get_attribute("data-answer"))
@@ -71,25 +69,20 @@ def litert(path, pixels):
 
 
 def measure():
-    """Sizes in bytes, times in milliseconds, and how often the exported networks agree with the Keras files."""
+    """Sizes in bytes and times in milliseconds."""
     loads, answers = [], []
     with opened(DEMO) as (browser, address):
-        for _ in range(5):
+        for _ in range(3):
             page = browser.new_page()
             page.goto(address)
             loads.append(float(page.locator("body[data-ready]").get_attribute("data-ready")))
-            answers += [ask(page, page.get_by_role("button", name="truck").click) for _ in range(10)]
+            answers += [ask(page, page.get_by_role("button", name="truck").click) for _ in range(7)]
             page.close()
         version = browser.version
-    images = cc.load_cifar10().validation.images[:1000].astype("float32")
     networks = {}
     for i, name in enumerate(NAMES):
-        preprocessing, network = roles.parts(cc.load_model(name))
-        seen = preprocessing.predict(images, verbose=0)
-        same = network.predict(seen, verbose=0).argmax(1) == litert(DEMO / f"{name}.tflite", seen).argmax(1)
         milliseconds = statistics.median(answer["told"][i]["milliseconds"] for answer in answers)
-        size = (DEMO / f"{name}.tflite").stat().st_size
-        networks[name] = {"bytes": size, "milliseconds": milliseconds, "same": int(same.sum()), "n": len(same)}
+        networks[name] = {"bytes": (DEMO / f"{name}.tflite").stat().st_size, "milliseconds": milliseconds}
     return {
         "browser": f"Chromium {version}, headless, on {os.cpu_count()} cores",
         "networks": networks,
