@@ -24,7 +24,7 @@ setup: .venv/ready  ## make .venv from requirements.lock where it is missing
 compare: setup  ## verify the weights, measure both models, run the notebooks, write build/report/
 	$(BIN)/python scripts/report.py
 
-site: compare  ## write build/site/, the report and docs (and build/demo/, where it is) as static pages to be served
+site: demo compare  ## write build/site/: report, notebooks, docs and the demo as static pages to be served
 	rm -rf build/site
 	cp -R build/report build/site
 

@@ -64,7 +64,7 @@ def test_weights_move_to_lfs_and_come_back(git, tmp_path):
     assert int(git(work, "cat-file", "-s", f"HEAD:{WEIGHTS}")) == len(original)
     assert git(work, "status", "--short") == ""
 
-    # The README's three lines.
+    # The three lines of docs/weights-and-lfs.md.
     git(work, "lfs", "install")
     assert "filter.lfs.process" in git(work, "config", "--file", tmp_path / "home" / ".gitconfig", "--list")
     os.utime(work / WEIGHTS, (0, 0))  # Git filters a file again only where its times have changed
