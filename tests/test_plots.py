@@ -521,7 +521,8 @@ def test_severity_has_a_panel_a_corruption(tmp_path):
     rows = list(made_rows())
     figure = drawn(study.plots.severity(rows), tmp_path)
     assert [ax.get_title() for ax in figure.axes] == ["gaussian noise", "gaussian blur", "jpeg", "contrast", "pixelate"]
-    for ax, name in zip(figure.axes, SEVERITIES, strict=True):
+    for ax in figure.axes:
+        name = ax.get_title().replace(" ", "_")
         lines = {line.get_label(): line for line in ax.lines if ", " in line.get_label()}
         assert set(lines) == {
             f"{model}, {route}" for model in ("one", "two") for route in ("preprocessing", "bypass-bilinear")
