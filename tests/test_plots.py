@@ -19,7 +19,6 @@ from cifar_compare import plots, score, study
 from cifar_compare.data import CLASSES
 from cifar_compare.evaluation import calibration_bins
 from cifar_compare.study import CONDITIONS, ROUTES
-from cifar_compare.study.degrade import SEVERITIES
 
 
 def made_result(seed, skill, classes=CLASSES):
