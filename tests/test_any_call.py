@@ -17,6 +17,7 @@ from cifar_compare.evaluation import fit_temperature
 
 DOCUMENTED = (ValueError, cc.PictureError, cc.ArtefactError, cc.DataError, cc.TrainingError)
 CASES = int(os.environ.get("FUZZ_CASES", "40"))
+ANSWERED = {}  # by function, for each call whether it was answered
 
 
 def cases(share=1.0):
@@ -32,9 +33,13 @@ def cases(share=1.0):
 
 def outcome(call, *given, **options):
     """What a call returns; None where it raised a documented error, whose text must be short and of one line."""
+    counted = ANSWERED.setdefault(call.__name__, [])
     try:
-        return call(*given, **options)
+        made = call(*given, **options)
+        counted.append(True)
+        return made
     except DOCUMENTED as error:
+        counted.append(False)
         text = str(error)
     assert 0 < len(text) <= 700, text
     assert "\n" not in text, text
@@ -78,7 +83,11 @@ def pixels(n, scale, dtype, shape, seed):
     return array, fine
 
 
-arrays = st.builds(pixels, counts, scales, dtypes, shapes, st.integers(0, 9))
+right_arrays = st.builds(
+    *(pixels, st.integers(1, 5), st.just("pixels"), st.sampled_from(["uint8", "float32"]), st.just("nhwc")),
+    st.integers(0, 9),
+)
+arrays = st.one_of(right_arrays, st.builds(pixels, counts, scales, dtypes, shapes, st.integers(0, 9)))
 
 
 def truths(kind, n, seed):
@@ -105,12 +114,13 @@ def truths(kind, n, seed):
     return made if not nothing else (made[0], None)
 
 
-label_kinds = ["ints", "small ints", "list", "column", "one-hot", "bools", "from -1", "up to 10", "floats", "shares"]
-label_kinds += ["names", "none", "too few", "nested", "scalar"]
+right_kinds = st.sampled_from(["ints", "small ints", "list", "column", "one-hot", "bools"])
+odd_kinds = ["from -1", "up to 10", "floats", "shares", "names", "none", "too few", "nested", "scalar"]
+label_kinds = st.one_of(right_kinds, st.sampled_from(odd_kinds))
 
 
 @cases()
-@hypothesis.given(arrays, st.sampled_from(label_kinds), st.integers(0, 9), st.sampled_from([1, 3, 250, 0, -1, 2.5]))
+@hypothesis.given(arrays, label_kinds, st.integers(0, 9), st.sampled_from([1, 3, 250, 0, -1, 2.5]))
 def test_fuzz_a_split_is_measured_rightly_or_refused(model, given_array, kind, seed, batch_size):
     images, fine = given_array
     labels, truth = truths(kind, len(images), seed)
@@ -124,7 +134,7 @@ def test_fuzz_a_split_is_measured_rightly_or_refused(model, given_array, kind, s
 
 
 @cases(0.5)
-@hypothesis.given(st.lists(st.tuples(arrays, st.sampled_from(label_kinds)), max_size=3))
+@hypothesis.given(st.lists(st.tuples(arrays, label_kinds), max_size=3))
 def test_fuzz_calls_in_any_order_leave_nothing_behind(model, calls):
     images = np.random.default_rng(0).integers(0, 256, (6, 32, 32, 3), np.uint8)
     before, weights = cc.evaluate(model, (images, np.arange(6))), model.get_weights()
@@ -149,13 +159,17 @@ def answers(kind, n, k, seed):
 
 
 answer_kinds = ["right", "half", "list", "logits", "negative", "nan", "text", "vector", "none"]
+right_answers = st.builds(
+    answers, st.sampled_from(["right", "half"]), st.integers(1, 5), st.just(10), st.integers(0, 9)
+)
+odd_answers = st.builds(answers, st.sampled_from(answer_kinds), counts, st.integers(0, 11), st.integers(0, 9))
 
 
 @cases(2)
 @hypothesis.given(
-    st.builds(answers, st.sampled_from(answer_kinds), counts, st.integers(0, 11), st.integers(0, 9)),
-    st.sampled_from(["right", "column", "k", "-1", "text", "too many"]),
-    st.sampled_from([None, ("a", "b"), "ab", ("a", "a"), tuple("abcdefghij"), 3]),
+    st.one_of(right_answers, odd_answers),
+    st.one_of(st.sampled_from(["right", "column"]), st.sampled_from(["k", "-1", "text", "too many"])),
+    st.one_of(st.sampled_from([None, tuple("abcdefghij")]), st.sampled_from([("a", "b"), "ab", ("a", "a"), 3])),
 )
 def test_fuzz_answers_are_scored_rightly_or_refused(given_answers, kind, classes):
     probabilities, fine = given_answers
@@ -263,7 +277,7 @@ TINY = dataclasses.replace(cc.RECIPES["custom_cnn"], stages=((1, 32),), batch_si
 
 
 @cases(0.25)
-@hypothesis.given(fields, arrays, st.sampled_from(label_kinds))
+@hypothesis.given(fields, arrays, label_kinds)
 def test_fuzz_a_training_works_or_is_refused_before_it(tmp_path_factory, change, given_array, kind):
     images, _ = given_array
     toy = cc.make_toy_data(train=20, validation=10, test=10)
@@ -295,3 +309,10 @@ def test_fuzz_small_functions_answer_or_refuse(number, thing):
     outcome(cc.with_preprocessing, thing)
     for draw in (cc.plots.learning_curves, cc.plots.confusion, cc.plots.gallery, cc.plots.per_class):
         outcome(draw, thing)
+
+
+def test_a_good_share_of_the_calls_was_answered():
+    if not {"evaluate", "score", "corrupt"} <= set(ANSWERED):
+        pytest.skip("the tests above did not run")
+    for name in ("evaluate", "score", "predict", "content", "deliver", "corrupt", "train"):
+        assert np.mean(ANSWERED[name]) >= 0.1, name

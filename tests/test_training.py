@@ -455,6 +455,7 @@ def test_labels_in_a_column_or_one_hot_are_the_same_training(labels, data, train
             dataclasses.replace(TINY, stages=((1, 24),)),
             "last stage has 24 px, .*resolution is 32",
         ),
+        (tiny, dataclasses.replace(TINY, stages=((1, 4), (1, 32))), "pictures of 4 px, .* shrunk to nothing"),
         (lambda: tiny(classes=9), TINY, "10 classes.* the model 9 outputs"),
         (lambda: keras.Sequential([keras.Input((32, 32, 3)), keras.layers.Flatten()]), TINY, "with_preprocessing"),
         (tiny, dataclasses.replace(TINY, augmentation=lambda x, y, r: (x[:1], y)), "makes images"),

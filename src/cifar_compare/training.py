@@ -141,6 +141,10 @@ def _check_fit(model, network, splits, recipe):
         )
     if network.input_shape[1] and {px for _, px in recipe.stages} != {size}:
         raise ValueError(f"the network takes {size} px only, but the recipe has stages {recipe.stages}")
+    for px in sorted({px for _, px in recipe.stages}):
+        if not _takes(network, px):
+            given = f"pictures of {px} px, of the recipe's stages {recipe.stages},"
+            raise ValueError(f"{given} are shrunk to nothing inside the network; leave such stages out")
     logits_layer(network)
     shared = keras.distribution.distribution()
     devices = shared.device_mesh.shape[0] if shared else 1
@@ -161,6 +165,17 @@ def _check_fit(model, network, splits, recipe):
         )
     if given[1].min() < 0 or not np.allclose(given[1].sum(axis=1), 1, atol=1e-3):
         raise ValueError("the recipe's augmentation makes labels that do not sum to 1, expected shares of the classes")
+
+
+def _takes(network, px):
+    """Whether anything is left of pictures of `px` px behind each layer."""
+    try:
+        shapes = keras.Model(network.inputs, [each.output for each in network.layers]).compute_output_shape(
+            (1, px, px, 3)
+        )
+    except ValueError:  # as layers put it whose windows are larger than their input
+        return False
+    return all(side != 0 for side in keras.tree.flatten(shapes))
 
 
 def _tell(history, recipe, folder):
