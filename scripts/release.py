@@ -136,6 +136,7 @@ def add_seed(name, seed, data, runs):
         "validation_accuracy": cc.evaluate(model, data.validation).accuracy,
         "seconds": sum(epoch["seconds"] for epoch in history),
         "hardware": history[-1]["hardware"],
+        "history": history,
     }
     card = json.loads(path.read_text())  # anew, because hours have passed
     others = [other for other in card.get("seeds", []) if other["seed"] != seed]
