@@ -22,22 +22,26 @@ from cifar_compare.plots import COLOURS, new_figure
 TRUCK = ROOT / "test_images" / "truck_9_sample.png"
 NARROW = FIGURE.with_stem("handed-narrow")
 SIZE = 9  # points, the smallest text
-# Heading, model, route.
 # Heading, model, route, and a further route whose accuracy is told in brackets.
 TILES = (
-    ("Custom CNN, as in its training: shrunk to 32×32", "custom_cnn", "preprocessing", None),
-    ("MobileNetV2, as published: blocks straight to 224×224", "mobilenet_v2", "bypass-nearest-224", "bypass-nearest"),
-    ("MobileNetV2, as in its training: shrunk, then enlarged smoothly", "mobilenet_v2", "preprocessing", None),
+    ("Our CNN, as in its training: shrunk to 32×32", "custom_cnn", "preprocessing", None),
+    (
+        "Our MobileNetV2, as in the article: blocks straight to 224×224",
+        "mobilenet_v2",
+        "bypass-nearest-224",
+        "bypass-nearest",
+    ),
+    ("Our MobileNetV2, as in its training: shrunk, then enlarged smoothly", "mobilenet_v2", "preprocessing", None),
 )
 
 
 def accuracy(model, route, also):
-    """In words, the accuracy on coarse test images."""
+    """In words, the accuracy on test images that were made as coarse as the truck."""
     study, place = Study(), f"{model}/published/{route}"
-    told = f"right on {study(f'{place}:accuracy')} of {study.rows[place]['n']:,} coarse test images"
+    told = f"right on {study(f'{place}:accuracy')} of {study.rows[place]['n']:,} test images made like it"
     if also:
         size = cc.load_card(model)["input_size"]
-        told += f" ({study(f'{model}/published/{also}:accuracy')} at {size}×{size}, the size of its training)"
+        told += f" ({study(f'{model}/published/{also}:accuracy')} at {size}×{size}, as ours was trained)"
     return told
 
 
@@ -47,7 +51,7 @@ def handed(model, route):
     seen = routes[route](read_picture(TRUCK)[None].astype("float32"))
     probabilities = keras.ops.convert_to_numpy(network(seen))[0]
     pixels = np.clip(np.rint(keras.ops.convert_to_numpy(seen)[0]), 0, 255).astype(np.uint8)
-    return pixels, f"says {cc.CLASSES[probabilities.argmax()]}, {100 * probabilities.max():.0f} %"
+    return pixels, f"says {cc.CLASSES[probabilities.argmax()]}, {100 * probabilities.max():.0f} % sure"
 
 
 def draw(tiles, narrow):
