@@ -235,12 +235,9 @@ def test_fuzz_anything_is_classified_as_plain_keras_does_or_refused(model, given
             np.testing.assert_allclose([answer.probabilities for answer in found], expected, atol=1e-5)
 
 
+@pytest.mark.parametrize("name", ["content", "deliver", "corrupt"])
 @cases()
-@hypothesis.given(
-    arrays.map(lambda pair: pair[0]),
-    st.sampled_from(["content", "deliver", "corrupt"]),
-    st.sampled_from([0, 1, 3, 40, -2, 2.5, "x"]),
-)
+@hypothesis.given(images=arrays.map(lambda pair: pair[0]), setting=st.sampled_from([0, 1, 3, 40, -2, 2.5, "x"]))
 def test_fuzz_images_are_degraded_or_refused(images, name, setting):
     degrade = getattr(cc.study.degrade, name)
     further = {"content": (setting,), "deliver": (setting, "bicubic"), "corrupt": ("jpeg", setting)}[name]
