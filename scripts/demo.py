@@ -38,6 +38,7 @@ def unpack(package, folder):
     """Put what the page needs of an npm package into a folder; fetch the archive where it is missing, and check it."""
     path = ROOT / "build" / f"litertjs-{package}-{VERSION}.tgz"
     command = ["npm", "pack", "--silent", f"@litertjs/{package}@{VERSION}"]
+    path.parent.mkdir(exist_ok=True)
     if not path.exists() and (not shutil.which("npm") or subprocess.run(command, cwd=path.parent).returncode):
         raise SystemExit(
             f"npm, which comes with Node.js, could not fetch {path.name}: put it into {path.parent} yourself"
