@@ -114,8 +114,9 @@ async function look(page, width) {
   const loaded = new Promise(resolve => frame.onload = resolve);
   document.body.append(frame);
   await loaded;
-  await new Promise(resolve => setTimeout(resolve, 100));  // until <picture> has chosen
   const at = frame.contentDocument, images = [...at.images];
+  for (let i = 0; i < 10 && at.documentElement.offsetWidth; i++)  // until <picture> has chosen
+    await new Promise(resolve => setTimeout(resolve, 100));
   told.push({page, width, scrolled: at.documentElement.scrollWidth,
     wide: [...at.querySelectorAll("main *")].filter(each => each.getBoundingClientRect().right > width
       && !each.closest("table *, pre *, .wide *")).map(each => each.outerHTML.slice(0, 200)),
@@ -140,7 +141,7 @@ def seen(site, pages):
     probe = site / "probe.html"
     probe.write_text(PROBE.replace("PAGES", json.dumps(list(pages))).replace("WIDTHS", json.dumps(WIDTHS)))
     options = ["--headless", "--no-sandbox", "--hide-scrollbars", "--disable-gpu", "--allow-file-access-from-files"]
-    options += [f"--user-data-dir={site.parent / 'profile'}", "--window-size=1400,900", "--virtual-time-budget=60000"]
+    options += [f"--user-data-dir={site.parent / 'profile'}", "--window-size=1400,900", "--virtual-time-budget=240000"]
     command = [browser, *options, "--dump-dom", probe.as_uri()]
     done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     probe.unlink()

@@ -191,17 +191,17 @@ def test_what_the_pages_say_of_low_resolution_is_true():
         assert row["minus_first_low"] < 0 < row["minus_first_high"]
     assert all(of[f"{mobile}/pixelate-{i}/preprocessing"]["minus_first_high"] < 0 for i in (4, 5))
     for name in set(SHIPPED) - set(NAMES):  # robust models are
-        assert told.damaged(name) > told.damaged(name.removesuffix("_robust"))
+        assert told.damaged()[name] > told.damaged()[name.removesuffix("_robust")]
 
 
 def test_what_the_readme_advises_follows_from_the_figures():
     facts = readme.facts()
     low, high = facts["paired"].interval
     assert 0 < low < high < 0.02, "fine-tuning no longer wins by a little: write the first sentence anew"
-    exports, (cnn, mobile) = {(row["model"], row["precision"]): row for row in facts["bench"]["exports"]}, NAMES
+    exports, (cnn, mobile) = {(row["model"], row["precision"]): row for row in facts["timed"]["exports"]}, NAMES
     assert min(exports.values(), key=lambda row: row["bytes"]) is exports[mobile, "int8"]
     assert exports[mobile, "int8"]["accuracy"] > exports[cnn, "int8"]["accuracy"]
-    lite = {row["model"]: row["latency_ms"] for row in facts["bench"]["inference"] if row["on"].startswith("LiteRT")}
+    lite = {row["model"]: row["latency_ms"] for row in facts["timed"]["inference"] if row["on"].startswith("LiteRT")}
     assert lite[mobile] == min(lite.values())
     for name in set(SHIPPED) - set(NAMES):
         price = cc.compare(*(cc.load_predictions(each) for each in (name, name.removesuffix("_robust"))))
