@@ -96,7 +96,8 @@ def plots(results, folder):
 
 def page(text, href):
     """A page of Markdown: where it goes, its heading and first paragraph, and all of it as HTML with links to HTML."""
-    text = re.sub(r"\]\(([\w./-]+)\.(?:md|ipynb)((?:#[\w-]+)?)\)", r"](\1.html\2)", text).replace("](../notebooks/", "](../")
+    text = re.sub(r"\]\(([\w./-]+)\.(?:md|ipynb)((?:#[\w-]+)?)\)", r"](\1.html\2)", text)
+    text = text.replace("](../notebooks/", "](../")
     heading = re.search("^# (.*)", text, re.MULTILINE)[1]
     teaser = re.split(r"\n\s*\n", text.split(heading, 1)[1].strip())[0]
     told = {
