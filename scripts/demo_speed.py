@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
+from cifar_compare.artefacts import NAMES
 from cifar_compare.system import write_json
 
 ROOT = Path(__file__).resolve().parents[1]
 DEMO, RECORD = ROOT / "build" / "demo", ROOT / "results" / "demo.json"
-NAMES = ("custom_cnn", "mobilenet_v2")
 RUNTIME = ("core.js", "wasm-utils.js", "litert_wasm_internal.js", "litert_wasm_internal.wasm")
 # The first: Chromium's sandbox does not start for root. The others: no calls home, and a camera that is none.
 ARGUMENTS = ("--no-sandbox", "--disable-background-networking", "--disable-component-update", "--disable-sync")
