@@ -110,12 +110,15 @@ const told = [], pages = PAGES;
 async function look(page, width) {
   const frame = document.createElement("iframe");
   frame.style = `width:${width}px;height:844px;border:0`;
-  frame.src = page;
-  const loaded = new Promise(resolve => frame.onload = resolve);
   document.body.append(frame);
+  frame.getBoundingClientRect();  // laid out first, so that <picture> chooses by the right width
+  const loaded = new Promise(resolve => frame.onload = resolve);
+  frame.src = page;
   await loaded;
-  const at = frame.contentDocument, images = [...at.images];
-  for (let i = 0; i < 10 && at.documentElement.offsetWidth; i++)  // until <picture> has chosen
+  const at = frame.contentDocument, images = [...at.images], seenBy = frame.contentWindow;
+  const chosen = image => [...(image.closest("picture")?.querySelectorAll("source") ?? [])].every(
+    source => seenBy.matchMedia(source.media).matches === image.currentSrc.endsWith(source.srcset.split("/").pop()));
+  for (let i = 0; i < 50 && !images.every(image => image.complete && chosen(image)); i++)
     await new Promise(resolve => setTimeout(resolve, 100));
   told.push({page, width, scrolled: at.documentElement.scrollWidth,
     wide: [...at.querySelectorAll("main *")].filter(each => each.getBoundingClientRect().right > width
