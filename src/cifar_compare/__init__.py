@@ -47,7 +47,7 @@ _HOME_OF = {
     "evidence_map": "prediction",
     "predict": "prediction",
 }
-_MODULES = ("plots", "study")
+_MODULES = ("few_images", "plots", "study")
 __all__ = [*_MODULES, *_HOME_OF]
 
 
