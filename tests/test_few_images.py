@@ -22,6 +22,10 @@ def as_set(split):
     return {image.tobytes() for image in split.images}
 
 
+def sorted_by_class():
+    return few_images.part_of(TOY.train, np.argsort(TOY.train.labels))
+
+
 def test_training_sets_of_a_draw_are_nested_and_stratified():
     small, large = (few_images.training_set(TOY.train, size, draw=1) for size in (5, 20))
     assert np.bincount(small.labels).tolist() == [5] * 10
@@ -57,9 +61,11 @@ def test_ten_times_the_images_are_seen_about_a_third_as_often(arm):
         (lambda: few_images.training_set(TOY.train, 50), "50 images a class of a split that has 40"),
         (lambda: few_images.training_set(TOY.train, 0), "size is 0"),
         (lambda: few_images.training_set(TOY.train, 5, draw=-1), "draw is -1"),
-        (lambda: few_images.recipe("mobilenet_v2_head", 100), "'mobilenet_v2_head', expected one of custom_cnn, "),
+        (lambda: few_images.recipe("mobilenet_v2_head", 100), "'mobilenet_v2_head', expected one of mobilenet_v2, "),
         (lambda: few_images.recipe("custom_cnn", 0), "n is 0"),
-        (lambda: few_images.new_model("resnet"), "'resnet', expected one of custom_cnn, "),
+        (lambda: few_images.new_model("resnet"), "'resnet', expected one of mobilenet_v2, "),
+        (lambda: few_images.training_set(TOY.train.images, 5), "expected a Split"),
+        (lambda: few_images.fit_last_layer(cc.build_custom_cnn(widths=(8, 8, 8)), sorted_by_class()), "in turn"),
     ],
 )
 def test_what_makes_no_sense_is_refused(call, message):

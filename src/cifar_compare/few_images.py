@@ -54,8 +54,9 @@ def training_set(split, size, draw=0):
         `Split`, the classes in turn, so that its beginning is balanced, too.
 
     Raises:
-        ValueError: a class has fewer images.
+        ValueError: a class has fewer images, or the images are not as stored, uint8.
     """
+    split = Split(*checks.split(split))
     checks.whole(size, "size")
     checks.whole(draw, "draw", 0)
     keys = [hashlib.sha256(f"{draw} {digest}".encode()).digest() for digest in digests(split.images)]
@@ -130,7 +131,10 @@ def fit_last_layer(model, split):
 
     Args:
         model: as of `build_mobilenet_v2`.
-        split: `Split` to fit, as of `training_set`; a large one needs n × 1280 × 4 bytes of memory.
+        split: `Split` to fit, as of `training_set`: the classes in turn, so that its last fifth has all of them.
+
+    Raises:
+        ValueError: a class is missing in the first four fifths, or the model has another number of classes.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -138,8 +142,14 @@ def fit_last_layer(model, split):
 
     preprocessing, network = parts(model)
     last = logits_layer(network)
+    images, labels, classes = checks.split(split)
+    cut, outputs = len(labels) * 4 // 5, last.kernel.shape[1]
+    found = len(np.unique(labels[:cut]))
+    if not found == len(classes) == outputs:
+        given = f"{cut} of the {len(labels)} images show {found} of {len(classes)} classes, the model has {outputs}"
+        raise ValueError(f"{given}: expected images of all classes, in turn, as `training_set` gives them")
     body = keras.Sequential([preprocessing, keras.Model(network.inputs, last.input)])
-    given, labels, cut = body.predict(split.images, batch_size=250, verbose=0), split.labels, len(held_out(split)[0])
+    given = body.predict(images, batch_size=250, verbose=0)
     biased = {"fit_intercept": last.use_bias, "max_iter": 1000}
     tried = {
         c: make_pipeline(StandardScaler(with_mean=last.use_bias), LogisticRegression(C=c, **biased)) for c in PENALTIES
@@ -172,10 +182,10 @@ def images_needed(rows, arm, accuracy):
         float; infinity where no measured size is enough, NaN where the smallest is more than enough.
     """
     sizes, means, _ = _line(rows, arm, "images_a_class")
-    means = np.maximum.accumulate(means)  # more images never need more images
-    if accuracy > means[-1]:
+    if accuracy > means.max():
         return math.inf
-    return float(np.exp(np.interp(accuracy, means, np.log(sizes), left=np.nan)))
+    rising = np.diff(np.maximum.accumulate(means), prepend=-1) > 0  # the least number that is enough
+    return float(np.exp(np.interp(accuracy, means[rising], np.log(sizes[rising]), left=np.nan)))
 
 
 def plot(rows, by="images_a_class"):
