@@ -7,7 +7,7 @@ absolute = $(shell $(PYTHON) -c 'import os, sys; print(os.path.abspath(os.path.e
 $(foreach name,CIFAR10_DIR CIFAR10H_COUNTS CIFAR10_LABEL_ERRORS MOBILENET_V2_WEIGHTS CIFAR_COMPARE_MODELS CIFAR_COMPARE_IMAGES,\
   $(if $($(name)),$(eval override export $(name) := $(call absolute,$($(name))))))
 .DEFAULT_GOAL := help
-.PHONY: help setup compare site demo test train seeds experiments bench results lock fuzz clean
+.PHONY: help setup compare site demo test train seeds experiments efficiency bench results lock fuzz clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/\t/' | expand -t 13
@@ -51,6 +51,11 @@ experiments: setup  ## try ideas for the CNN one at a time, into docs/experiment
 	$(BIN)/python scripts/experiments.py
 	$(BIN)/python scripts/readme.py
 
+efficiency: setup  ## train with few images, into results/data_efficiency.csv (hours; goes on where it stopped)
+	$(BIN)/python scripts/data_efficiency.py
+	$(BIN)/python scripts/figures.py
+	$(BIN)/python scripts/readme.py
+
 bench: setup  ## measure how fast the code is on an idle machine, into docs/speed.md (an hour behind its baseline)
 	$(BIN)/python scripts/bench.py
 	$(BIN)/python scripts/readme.py
@@ -58,7 +63,8 @@ bench: setup  ## measure how fast the code is on an idle machine, into docs/spee
 results: setup  ## rebuild every derived file: cards, recorded predictions, study, figure, notebook outputs, README and docs
 	$(BIN)/python scripts/release.py measure
 	$(BIN)/python scripts/study.py
-	$(BIN)/python scripts/finding.py
+	$(BIN)/python scripts/trucks.py
+	$(BIN)/python scripts/figures.py
 	$(BIN)/python scripts/report.py --notebooks
 	$(BIN)/python scripts/readme.py
 

@@ -13,10 +13,14 @@ import concurrent.futures
 import csv
 import dataclasses
 import io
+import math
 import multiprocessing
 import os
+import tempfile
 import time
 from pathlib import Path
+
+import numpy as np
 
 import cifar_compare as cc
 from cifar_compare import few_images
@@ -28,7 +32,7 @@ from cifar_compare.system import write
 RESULTS = Path(__file__).resolve().parents[1] / "results"
 TABLE, RULE = RESULTS / "data_efficiency.csv", RESULTS / "data_efficiency_rule.csv"
 SIZES = (10, 50, 100, 500, 1000, 25, 250, 4500)  # images a class, in the order in which they are measured
-HALF_SIZES = (10, 100, 1000)  # of "mobilenet_v2_upper_half": do the lower layers need to learn?
+HALF, HALF_SIZES = "mobilenet_v2_upper_half", (10, 100, 1000)  # do the lower layers need to learn?
 CANDIDATES, CHOSEN_ON = (10, 20), 50  # values of `few_images.STEPS`; images a class
 
 
@@ -47,19 +51,19 @@ def train_cell(arm, data, draw, steps):
         recipe = few_images.recipe(arm, len(data.train), draw, steps)
         # For the log alone: nothing is chosen by it, and a person with few images has none to spare.
         watched = dataclasses.replace(data, validation=few_images.part_of(data.train, slice(0, 10)))
-        history = cc.train(model, watched, recipe)
+        with tempfile.TemporaryDirectory() as folder:  # what is interrupted begins anew: a cell takes minutes
+            history = cc.train(model, watched, recipe, folder)
         taken, seconds = recipe.epochs * -(-len(data.train) // BATCH), sum(epoch["seconds"] for epoch in history)
     return cc.evaluate(model, data.test), taken, seconds
 
 
 def cells():
     """(size, arm, draw), so that every draw is complete before the next begins."""
+    of_all = [(size, arm) for size in SIZES for arm in ARMS if arm != HALF and not is_released(size, arm)]
     for draw in range(max(map(draws, SIZES))):
-        for size in SIZES:
-            for arm in ARMS:
-                left_out = {"mobilenet_v2_upper_half": size not in HALF_SIZES}.get(arm, is_released(size, arm))
-                if draw < draws(size) and not left_out:
-                    yield size, arm, draw
+        for size, arm in of_all + [(size, HALF) for size in HALF_SIZES]:
+            if draw < draws(size):
+                yield size, arm, draw
 
 
 def is_released(size, arm):
@@ -74,6 +78,12 @@ def released(name):
     test = card["test"]
     told = (size, name, 0, steps, test["accuracy"], *test["interval"], card["training_seconds"], card["hardware"])
     return dict(zip(few_images.COLUMNS, told, strict=True))
+
+
+def expected_seconds(rows, arm, size):
+    """How long a cell will take on one core, from cells of the same arm that are there; NaN where none is."""
+    rates = [row["seconds"] / row["images_a_class"] ** 0.5 for row in rows if row["arm"] == arm]
+    return float(np.mean(rates)) * size**0.5 if rates else math.nan
 
 
 def measure(size, arm, draw, data):
@@ -124,15 +134,20 @@ def main():
     given = parser.parse_args()
     until = time.time() + 60 * given.minutes
     if given.choose:
-        arms = ("custom_cnn", "mobilenet_v2_scratch", "mobilenet_v2")
+        arms = ("custom_cnn", "mobilenet_v2")
         calls = [(steps, arm) for steps in CANDIDATES for arm in arms]
-        found = side_by_side(try_rule, calls)
-        save(RULE, sorted(found, key=lambda row: (arms.index(row["arm"]), row["candidate"])))
+        rows = []
+        for row in side_by_side(try_rule, calls):
+            rows.append(row)
+            save(RULE, sorted(rows, key=lambda row: (arms.index(row["arm"]), row["candidate"])))
         return
     rows = [row for row in few_images.read(TABLE) if not is_released(row["images_a_class"], row["arm"])]
     there = {(row["images_a_class"], row["arm"], row["draw"]) for row in rows}
     missing = [cell for cell in cells() if cell not in there]
-    print(f"{len(there)} cells are there, {len(missing)} are missing")
+    hours = sum(expected_seconds(rows, arm, size) for size, arm, _ in missing) / os.cpu_count() / 3600
+    print(
+        f"{len(there)} cells are there; {len(missing)} are missing, about {hours:.1f} hours on {os.cpu_count()} cores"
+    )
     rows += map(released, NAMES)
     for row in filter(None, side_by_side(measure_cell, [(cell, until) for cell in missing])):
         rows.append(row)

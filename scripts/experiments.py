@@ -121,14 +121,14 @@ def optimizer(kind=USUAL.optimizer.func, **options):
 ADAMW = {"optimizer": partial(keras.optimizers.AdamW, weight_decay=0.05), "learning_rate": 2e-3}
 IDEAS = {
     "recipe": Idea("nothing: the recipe in short"),
-    "no-whitening": Idea("first layer drawn at random and learnt", network={"whitened": False}),
-    "no-identity": Idea("3×3 kernels start at random, none as the identity", network={"identity": False}),
+    "no-whitening": Idea("first layer random and learned, not whitened", network={"whitened": False}),
+    "no-identity": Idea("all 3×3 kernels start at random, none as the identity", network={"identity": False}),
     "relu": Idea("ReLU in place of GELU", network={"activation": "relu"}),
     "silu": Idea("SiLU in place of GELU", network={"activation": "silu"}),
     "equal-rates": Idea("biases learn no faster than weights", optimizer(bias_factor=1.0)),
     "no-decay": Idea("no weight decay", optimizer(weight_decay=0.0)),
     "no-averaging": Idea("the last epoch goes down to zero, nothing is averaged", {"averaging": None}),
-    "random-flip": Idea("mirrored by a coin, not every second epoch", {"augmentation": flip_at_random}),
+    "random-flip": Idea("mirrored at random, not every second epoch", {"augmentation": flip_at_random}),
     "no-cutout": Idea("no cutout", {"augmentation": partial(augmentation, cutout=0)}),
     "mixup": Idea("mixup in place of cutout", {"augmentation": mix_up}),
     "distillation": Idea("half of every label is MobileNetV2's answer to the image", {"augmentation": teach}),

@@ -37,7 +37,8 @@ from cifar_compare.recipes import describe
 from cifar_compare.roles import input_size, multiply_adds
 from cifar_compare.system import path_from, write, write_json
 
-STARTS = {"custom_cnn_robust": "custom_cnn"}  # released models that go on from another
+# Released models that go on from another.
+STARTS = {"custom_cnn_robust": "custom_cnn", "mobilenet_v2_robust": "mobilenet_v2"}
 MODELS = Path(__file__).resolve().parents[1] / "models"
 # Weight files that may stand in for the one that Keras downloads, by SHA-256.
 STAND_INS = {

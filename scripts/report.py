@@ -113,8 +113,9 @@ def write_pages(folder, results, origin, notebooks):
     """Write index, docs and notebooks as HTML: `results` by name, `origin` says whence, `notebooks` by file name."""
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "docs").mkdir(parents=True)
-    for path in (readme.FIGURE, readme.FIGURE.with_stem("handed-narrow")):
-        shutil.copy(path, folder / "docs")
+    for path in (readme.FIGURE, readme.FEW):
+        for stem in (path.stem, f"{path.stem}-narrow"):
+            shutil.copy(path.with_stem(stem), folder / "docs")
     shutil.copytree(ROOT / "test_images", folder / "test_images", ignore=shutil.ignore_patterns("*.py", "*.md"))
     if demo := (ROOT / "build" / "demo").is_dir():
         shutil.copytree(ROOT / "build" / "demo", folder / "demo")

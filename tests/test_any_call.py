@@ -303,6 +303,12 @@ def test_fuzz_small_functions_answer_or_refuse(number, thing):
     if isinstance(thing, str):
         assert outcome(cc.load_card, thing) is None
         assert outcome(cc.load_model, thing) is None
+    few = outcome(cc.few_images.training_set, cc.make_toy_data().train, number)
+    assert few is None or len(few) == 10 * number
+    recipe = outcome(cc.few_images.recipe, "custom_cnn", number)
+    assert recipe is None or recipe.epochs >= 2
+    outcome(cc.few_images.plot, thing)
+    outcome(cc.few_images.images_needed, thing, "custom_cnn", 0.5)
     outcome(cc.with_preprocessing, thing)
     for draw in (cc.plots.learning_curves, cc.plots.confusion, cc.plots.gallery, cc.plots.per_class):
         outcome(draw, thing)

@@ -6,6 +6,7 @@ import experiments
 import keras
 import numpy as np
 import pytest
+import readme
 
 import cifar_compare as cc
 from cifar_compare.models import whiten
@@ -160,6 +161,20 @@ def test_noise_is_told_from_effect():
     assert [each["gain"] for each in told["tried"]] == pytest.approx([-0.022, -0.006, 0.023])
     assert experiments.IDEAS["muon"].says in told["left"]
     assert experiments.IDEAS["mixup"].says not in told["left"]
+
+
+def test_what_the_page_says_of_cutout_is_true():
+    (tried,) = [row for row in experiments.worth(experiments.recorded())["tried"] if row["idea"] == "no-cutout"]
+    assert tried["verdict"] == "better"
+    assert cc.RECIPES["custom_cnn"].augmentation.keywords["cutout"] > 0
+
+
+def test_what_the_page_says_of_the_planning_runs_is_true():
+    cutout, cutmix, *_, first, second = readme.facts()["by_hand"]["planning"]["rows"]
+    cards = {name: cc.load_card(name)["validation"]["accuracy"] for name in ("custom_cnn", "mobilenet_v2")}
+    assert abs(cutout["validation_accuracy"] - cards["custom_cnn"]) < 0.005
+    assert cutmix["validation_accuracy"] - cutout["validation_accuracy"] > 0.005
+    assert min(first["validation_accuracy"], second["validation_accuracy"]) > cards["mobilenet_v2"]
 
 
 def test_the_difference_of_the_input_resolutions_is_the_recorded_one():

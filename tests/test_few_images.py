@@ -146,6 +146,14 @@ def test_the_plot_has_a_line_for_each_arm_through_the_means(by):
     assert all([at for at, _ in points] == x for points in found.values())
 
 
+def test_a_damaged_table_is_named(tmp_path):
+    path = tmp_path / "table.csv"
+    assert few_images.read(path) == []
+    path.write_text("arm,accuracy\ncustom_cnn,0.5\n")
+    with pytest.raises(ValueError, match=r"table.csv is damaged .*expected the columns images_a_class, arm"):
+        few_images.read(path)
+
+
 def test_a_plot_against_something_else_is_refused():
     with pytest.raises(ValueError, match="by is 'steps', expected images_a_class or seconds"):
         few_images.plot(made("custom_cnn", 0.5), by="steps")
@@ -158,6 +166,18 @@ def test_a_cell_is_trained_and_measured(tmp_path, monkeypatch):
     assert 0 <= row["low"] <= row["accuracy"] <= row["high"] <= 1
     data_efficiency.save(tmp_path / "table.csv", [row])
     assert few_images.read(tmp_path / "table.csv") == [row]
+
+
+def test_how_long_a_cell_will_take_is_told_from_those_that_are_there():
+    rows = made("custom_cnn", 0.5)  # 10 s with 10 images a class
+    assert data_efficiency.expected_seconds(rows, "custom_cnn", 1000) == pytest.approx(100)
+    assert math.isnan(data_efficiency.expected_seconds(rows, "mobilenet_v2", 1000))
+
+
+def test_every_draw_is_whole_before_the_next_begins():
+    order = [draw for _, _, draw in data_efficiency.cells()]
+    assert order == sorted(order)
+    assert len(set(data_efficiency.cells())) == len(order) == 131
 
 
 def test_calls_run_side_by_side_and_come_back():

@@ -11,9 +11,11 @@ import pytest
 from PIL import Image
 
 import cifar_compare as cc
+from cifar_compare import few_images
 
 ROOT = Path(__file__).resolve().parents[1]
 NAMES = ("custom_cnn", "mobilenet_v2")
+ROBUST = ("custom_cnn_robust", "mobilenet_v2_robust")
 CAT, BIRD, DOG = (cc.CLASSES.index(name) for name in ("cat", "bird", "dog"))
 
 
@@ -115,6 +117,14 @@ def test_notebook_3(told):
     assert told.cnn.recall.argmin() == told.mobile.recall.argmin() == CAT
     assert (told.mobile.recall - told.cnn.recall).argmax() == BIRD
 
+    says(3, "MobileNetV2 takes fewer birds for deer or airplanes, and more cats for dogs")
+    change = told.mobile.confusion - told.cnn.confusion
+    pairs = [
+        (cc.CLASSES.index(true), cc.CLASSES.index(other)) for true, other in (("bird", "deer"), ("bird", "airplane"))
+    ]
+    assert sorted(change[pair] for pair in pairs) == sorted(change.ravel())[:2]
+    assert change[CAT, DOG] == np.where(np.eye(10, dtype=bool), 0, change).max()
+
     says(3, "With the temperature, both keep their word to about one per cent on average")
     assert max(told.cnn.ece, told.mobile.ece) < 0.015
 
@@ -183,7 +193,7 @@ def test_notebook_4_about_faults(told):
     assert min(ahead[f"content-{size}"]["minus_first_low"] for size in sizes) > 0
     assert sizes[np.argmax([ahead[f"content-{size}"]["minus_first"] for size in sizes])] in (12, 16)
 
-    says(4, "MobileNetV2 holds longer against noise, blur and low contrast")
+    says(4, "MobileNetV2 holds up better against noise, blur and low contrast")
     assert min(ahead[f"{fault}-3"]["minus_first_low"] for fault in ("gaussian_noise", "gaussian_blur", "contrast")) > 0
 
     says(4, "JPEG hurts both alike")
@@ -210,6 +220,23 @@ def test_notebook_4_about_robust_models(told):
             np.mean([row["accuracy"] for row in faults if row["model"] == each]) for each in (name, f"{name}_robust")
         )
         assert robust > usual + 0.02
+
+    says(4, "the CNN holds up better in noise, MobileNetV2 in low contrast")
+    shares = {
+        (kind, name): np.mean([row["accuracy"] for row in faults if (row["model"], row["corruption"]) == (name, kind)])
+        for kind in ("gaussian_noise", "contrast")
+        for name in ROBUST
+    }
+    assert shares["gaussian_noise", ROBUST[0]] > shares["gaussian_noise", ROBUST[1]] + 0.02
+    assert shares["contrast", ROBUST[1]] > shares["contrast", ROBUST[0]] + 0.02
+
+    says(4, "on clean images the robust CNN is a little worse than the usual one")
+    says(4, "The robust MobileNetV2 is not shown to be worse: its interval contains 0")
+    prices = [
+        cc.compare(cc.load_predictions(robust), usual) for robust, usual in zip(ROBUST, told.results, strict=True)
+    ]
+    assert prices[0].interval[1] < 0 < prices[1].interval[1]
+    assert prices[1].interval[0] < 0
 
 
 def test_notebook_5(told):
@@ -240,13 +267,47 @@ def test_notebook_5_about_the_cat_on_its_head(name):
 
 
 def test_notebook_7(told):
-    says(7, "A network with fewer parameters than a photograph has pixels")
+    says(7, "A network with fewer parameters than a 640×480 photograph has pixels")
     parameters = int(re.search(r"([\d,]+) parameters", outputs(7))[1].replace(",", ""))
     assert parameters < 480 * 640
 
-    says(7, "to be right on more than every second test image")
+    says(7, "to be right on more than half of the test images")
     assert 50 < float(re.search(r"test images: accuracy ([\d.]+)", outputs(7))[1]) < 75
 
     says(7, "the released CNN is many times larger and saw nine times as many images twelve times as often")
     assert told.cnn_card["parameters"] > 20 * parameters
     assert (45_000 // 9, len(told.cnn_curve) // 12) == (5000, 4)
+
+
+def test_notebook_6(told):
+    means, ends = {}, {}
+    for row in few_images.read(ROOT / "results" / "data_efficiency.csv"):
+        means.setdefault((row["arm"], row["images_a_class"]), []).append(row["accuracy"])
+        ends.setdefault((row["arm"], row["images_a_class"]), []).extend((row["low"], row["high"]))
+    means = {key: np.mean(shares) for key, shares in means.items()}
+    sizes = sorted({size for _, size in means})
+    paired = [size for size in sizes if {(arm, size) for arm in ("mobilenet_v2", "custom_cnn")} <= set(means)]
+
+    says(6, "the fine-tuned MobileNetV2 is ahead at every size")
+    assert len(paired) >= 5
+    assert all(min(ends["mobilenet_v2", size]) > max(ends["custom_cnn", size]) for size in paired)
+
+    says(6, "the same MobileNetV2 from random weights falls even below the CNN")
+    scratch = [size for size in sizes if ("mobilenet_v2_scratch", size) in means and size in paired]
+    assert len(scratch) >= 3
+    assert all(max(ends["mobilenet_v2_scratch", size]) < min(ends["custom_cnn", size]) for size in scratch)
+
+    says(6, "only with 10 images a class do the two lie close together")
+    gains = {size: means["mobilenet_v2", size] - means["mobilenet_v2_head", size] for size in (10, 50, 100, 500)}
+    assert 0 < gains.pop(10) < 0.03
+    assert min(gains.values()) > 0.05
+
+    says(6, "**So far one training set of each size was drawn.**")
+    assert max(len(found) for found in ends.values()) == 2
+
+    says(6, "fine-tuning is ahead at every budget")
+    assert means["mobilenet_v2", 10] > max(means["custom_cnn", size] for size in (10, 50, 100))
+
+    says(6, "the fewer images there are, the wider is its lead")
+    leads = [means["mobilenet_v2", size] - means["custom_cnn", size] for size in paired]
+    assert leads == sorted(leads, reverse=True)

@@ -1,12 +1,16 @@
 """What is shipped and what is told about it agree: weights, cards, recorded predictions, README."""
 
+import hashlib
 import os
 import re
 import subprocess
 import sys
+from collections import Counter
+from functools import partial
 
+import data_efficiency
 import experiments
-import finding
+import figures
 import numpy as np
 import pytest
 import readme
@@ -17,6 +21,7 @@ from PIL import Image
 from scipy.stats import binomtest
 
 import cifar_compare as cc
+from cifar_compare import few_images
 from cifar_compare.artefacts import NAMES, SHIPPED, verify
 from cifar_compare.data import digests
 from cifar_compare.evaluation import proportion_interval
@@ -174,6 +179,7 @@ def test_what_the_pages_say_of_low_resolution_is_true():
         assert of[f"{mobile}/{condition}/preprocessing"]["minus_first_low"] > 0  # "shrink first", and it leads
     for harmless in ("1080-bicubic/bypass-nearest", "1080-nearest/preprocessing"):
         assert of[f"{mobile}/{harmless}"]["minus_native_low"] > -0.02
+    assert of[f"{mobile}/1080-bicubic/bypass-nearest"]["minus_native_high"] > 0  # no measurable harm
     for harm in ("1080-nearest/bypass-nearest", "native/bypass-nearest"):
         assert of[f"{mobile}/{harm}"]["minus_native_high"] < -0.5
     for name in NAMES:  # the least and the greatest cost that are named are that
@@ -182,16 +188,29 @@ def test_what_the_pages_say_of_low_resolution_is_true():
         assert (costs[0], costs[-1]) == ("1080-bilinear", "224-nearest")
     assert of[f"{cnn}/published/bypass-nearest"]["minus_preprocessing_low"] > 0
 
-    leads = [f"content-{px}/preprocessing" for px in (32, 24, 16, 12, 8)]
-    leads += [f"{c}-{i}/preprocessing" for c in ("gaussian_noise", "gaussian_blur", "contrast") for i in range(1, 6)]
-    leads += [f"gaussian_noise-{i}/bypass-bilinear" for i in range(1, 6)]
-    assert all(of[f"{mobile}/{row}"]["minus_first_low"] > 0 for row in leads)
-    for row in [f"jpeg-{i}" for i in range(1, 6)] + [f"pixelate-{i}" for i in (1, 2, 3)]:
-        row = of[f"{mobile}/{row}/preprocessing"]
-        assert row["minus_first_low"] < 0 < row["minus_first_high"]
-    assert all(of[f"{mobile}/pixelate-{i}/preprocessing"]["minus_first_high"] < 0 for i in (4, 5))
+    leads = [f"content-{px}" for px in (32, 24, 16, 12, 8)] + [f"gaussian_blur-{i}" for i in range(2, 6)]
+    leads = dict.fromkeys(leads + [f"{c}-{i}" for c in ("gaussian_noise", "contrast") for i in range(1, 6)], mobile)
+    leads |= dict.fromkeys([f"jpeg-{i}" for i in range(1, 6)] + [f"pixelate-{i}" for i in (1, 2, 3)], "")
+    leads |= {"gaussian_blur-1": "", "pixelate-4": cnn, "pixelate-5": cnn}
+    assert told.leads() == leads
+    for i in range(1, 6):
+        noise = of[f"{mobile}/gaussian_noise-{i}/bypass-bilinear"]
+        assert min(noise["minus_first_low"], noise["minus_preprocessing_low"]) > 0
+    noise, pale = told.damaged("gaussian_noise"), told.damaged("contrast")
+    assert noise["custom_cnn_robust"] - noise["mobilenet_v2_robust"] >= 2
+    assert pale["mobilenet_v2_robust"] - pale["custom_cnn_robust"] >= 2
     for name in set(SHIPPED) - set(NAMES):  # robust models are
         assert told.damaged()[name] > told.damaged()[name.removesuffix("_robust")]
+
+
+def test_what_the_readme_says_of_few_images_is_true():
+    rows = few_images.read(data_efficiency.TABLE)
+    of = {(row["arm"], row["images_a_class"]): row for row in rows if row["draw"] == 0}
+    cnn, mobile = NAMES
+    assert of[mobile, 50]["low"] - of[cnn, 50]["high"] > 0.2  # "by a lot"
+    assert of["mobilenet_v2_head", 50]["seconds"] < 60
+    assert of[mobile, 50]["low"] > of["mobilenet_v2_head", 50]["high"] > of[cnn, 50]["high"]
+    assert 150 < few_images.images_needed(rows, cnn, of[mobile, 10]["accuracy"]) < 1000  # told in hundreds
 
 
 def test_what_the_readme_advises_follows_from_the_figures():
@@ -203,35 +222,58 @@ def test_what_the_readme_advises_follows_from_the_figures():
     assert exports[mobile, "int8"]["accuracy"] > exports[cnn, "int8"]["accuracy"]
     lite = {row["model"]: row["latency_ms"] for row in facts["timed"]["inference"] if row["on"].startswith("LiteRT")}
     assert lite[mobile] == min(lite.values())
-    for name in set(SHIPPED) - set(NAMES):
-        price = cc.compare(*(cc.load_predictions(each) for each in (name, name.removesuffix("_robust"))))
-        assert price.interval[1] < 0, f"{name} costs nothing on clean pictures: the README says that it does"
+    answers = facts["answers"]
+    cnn_price, mobile_price = (cc.compare(answers[f"{name}_robust"], answers[name]).interval for name in NAMES)
+    assert cnn_price[1] < 0, "the README says that the robust CNN is worse on clean pictures"
+    assert mobile_price[0] < 0 < mobile_price[1], "and that the robust MobileNetV2 is not shown to be"
 
 
 def test_the_figure_shows_the_shipped_models_and_the_figures_of_the_study():
-    for path in (finding.FIGURE, finding.NARROW):
+    for path in (readme.FIGURE, readme.FIGURE.with_stem("handed-narrow")):
         with Image.open(path) as image:
             info = image.info
-        assert info["models"] == " ".join(cc.load_card(name)["sha256"] for name in NAMES), "run scripts/finding.py"
-        for heading, *place in finding.TILES:
+        assert info["models"] == " ".join(cc.load_card(name)["sha256"] for name in NAMES), "run scripts/figures.py"
+        for heading, *place in figures.TILES:
             assert heading in info["Description"]
-            assert finding.accuracy(*place) in info["Description"]
+            assert figures.accuracy(*place) in info["Description"]
     said = re.findall(r"says (\w+),", info["Description"])
     assert said == ["truck", "cat", "truck"], "the sentences of the README tell this"
 
 
-def test_the_figure_is_readable_where_it_is_shown():
+def test_the_published_mistake_comes_back():
+    told = readme.facts()["trucks"]
+    assert told["model_sha256"] == {name: cc.load_card(name)["sha256"] for name in SHIPPED}, "run scripts/trucks.py"
+    shrunk, straight = (told["models"][NAMES[1]][route] for route in ("preprocessing", "bypass-nearest-224"))
+    assert shrunk["right"] == told["views"] == len(straight["answers"])
+    assert straight["right"] <= 0.2 * told["views"]
+    assert Counter(straight["answers"]).most_common(1)[0][0] == "cat"
+
+
+def test_the_figure_about_few_images_is_that_of_the_table():
+    for path in (readme.FEW, readme.FEW.with_stem("few-images-narrow")):
+        with Image.open(path) as image:
+            info = image.info
+        digest = hashlib.sha256(data_efficiency.TABLE.read_bytes()).hexdigest()
+        assert info["table"] == digest, "run scripts/figures.py"
+        assert info["Description"] == figures.told_few()
+
+
+def test_the_figures_are_readable_where_they_are_shown():
     tiles = [
-        (heading, np.zeros((8, 8, 3), np.uint8), "says cat, 26 %", finding.accuracy(*at))
-        for heading, *at in finding.TILES
+        (heading, np.zeros((8, 8, 3), np.uint8), "says cat, 26 %", figures.accuracy(*at))
+        for heading, *at in figures.TILES
     ]
-    for narrow, shown in ((False, 830), (True, 358)):
-        figure = finding.draw(tiles, narrow)
+    drawn = [
+        (draw(narrow), shown)
+        for narrow, shown in ((False, 830), (True, 358))
+        for draw in (partial(figures.draw, tiles), figures.draw_few)
+    ]
+    for figure, shown in drawn:
         scale = shown / figure.get_figwidth() / 72  # px a point
-        figure.canvas.draw()
+        figure.draw_without_rendering()
         inside = figure.bbox.padded(1)
         texts = [text for text in figure.findobj(Text) if text.get_text() and text.get_visible()]
-        assert len(texts) >= 9
+        assert len(texts) >= 8
         for text in texts:
             assert text.get_fontsize() * scale >= 11
             box = text.get_window_extent()
@@ -259,6 +301,7 @@ def test_a_changed_figure_would_be_noticed(monkeypatch):
         (-0.001, (-0.003, 0.001), "-0.1 % [-0.3, 0.1]"),
         (0.0005, (1e-5, 0.003), "0.1 % [0.0, 0.3]"),
         (0.5, (0.5, 0.5), "50.0 % [50.0, 50.0]"),
+        (0.003, (-0.0002, 0.0064), "0.3 % [0.0, 0.6]"),
     ],
 )
 def test_figures_have_the_digits_that_the_interval_supports(value, ends, text):

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import hashlib
 import math
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -20,6 +21,7 @@ from .data import Split, digests
 from .models import build_custom_cnn, build_mobilenet_v2
 from .recipes import RECIPES
 from .roles import logits_layer, parts
+from .system import printable
 
 ARMS = {
     "mobilenet_v2": "MobileNetV2, fine-tuned",
@@ -30,7 +32,7 @@ ARMS = {
 }
 # A training on n images takes this many steps of 100 images for each square root of n, so that of ten times the images
 # each is seen about a third as often. Chosen by `scripts/data_efficiency.py --choose`.
-STEPS = 20
+STEPS = 10
 BATCH = 100
 PENALTIES = (1e-4, 1e-3, 1e-2, 1e-1)  # inverse strengths of the last layer's weight decay
 # Of the rows of results/data_efficiency.csv; accuracy on the test split with its 95 % interval, seconds of training.
@@ -163,11 +165,17 @@ def fit_last_layer(model, split):
 
 
 def read(table):
-    """The rows of a table such as results/data_efficiency.csv: list of dicts with COLUMNS, none where it is missing."""
-    if not table.exists():
+    """The rows of a table such as results/data_efficiency.csv: list of dicts with COLUMNS, none where it is missing.
+
+    Raises ValueError where it is not such a table.
+    """
+    if not Path(table).exists():
         return []
-    with table.open(newline="", encoding="utf-8") as file:
-        return [{name: kind(row[name]) for name, kind in COLUMNS.items()} for row in csv.DictReader(file)]
+    with open(table, newline="", encoding="utf-8") as file:
+        try:
+            return [{name: kind(row[name]) for name, kind in COLUMNS.items()} for row in csv.DictReader(file)]
+        except (KeyError, TypeError, ValueError) as error:
+            raise ValueError(f"{table} is damaged ({error}), expected the columns {', '.join(COLUMNS)}") from None
 
 
 def images_needed(rows, arm, accuracy):
@@ -199,10 +207,12 @@ def plot(rows, by="images_a_class"):
     """
     from .plots import COLOURS, new_figure
 
+    rows = _checked(rows)
     if by not in (labels := {"images_a_class": "training images a class", "seconds": "training time, seconds"}):
         raise ValueError(f"by is {by!r:.80}, expected {' or '.join(labels)}")
     figure, ax = new_figure(1, 1, width=7, height=4.6)
-    for arm, colour in zip(ARMS, COLOURS, strict=False):
+    colours = [COLOURS[i] for i in (1, 4, 2, 0, 3)]  # CNN and MobileNetV2 have those of the other plots
+    for arm, colour in zip(ARMS, colours, strict=True):
         if any(row["arm"] == arm for row in rows):
             x, means, ends = _line(rows, arm, by)
             whiskers = np.abs(ends - means)
@@ -219,7 +229,7 @@ def plot(rows, by="images_a_class"):
 def _line(rows, arm, by):
     """Where an arm was measured: sizes (or mean seconds), mean accuracies, and the ends (2, sizes) of its intervals."""
     of_size = {}
-    for row in rows:
+    for row in _checked(rows):
         if row["arm"] == arm:
             of_size.setdefault(row["images_a_class"], []).append(row)
     if not of_size:
@@ -228,6 +238,12 @@ def _line(rows, arm, by):
     x, means = ([float(np.mean([row[key] for row in each])) for each in of_size] for key in (by, "accuracy"))
     ends = [[end(row[key] for row in each) for each in of_size] for end, key in ((min, "low"), (max, "high"))]
     return np.array(x), np.array(means), np.array(ends)
+
+
+def _checked(rows):
+    if not isinstance(rows, list) or not rows or not all(isinstance(r, dict) and set(COLUMNS) <= set(r) for r in rows):
+        raise ValueError(f"got {printable(repr(rows), 80)}, expected a list of rows as of `read`")
+    return rows
 
 
 def _check(arm, arms):

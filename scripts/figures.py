@@ -1,11 +1,13 @@
-"""Draw docs/handed.png, and a narrow one for telephones: what each network is handed of the truck, and what it says.
+"""Draw the two figures of the README, each also narrow for telephones.
 
-    python scripts/finding.py
+    python scripts/figures.py
 
-The picture is our own, test_images/truck_9_sample.png. Below it stand accuracies of results/low_res_study.csv, on test
-images that were made as coarse as the truck.
+docs/handed.png: what each network is handed of the truck, test_images/truck_9_sample.png, and what it says; below it
+stand accuracies of results/low_res_study.csv, on test images that were made as coarse as the truck.
+docs/few-images.png: accuracy against training images a class, of results/data_efficiency.csv.
 """
 
+import hashlib
 import textwrap
 
 import cifar_compare as cc  # before Keras, because it sets what TensorFlow reads when it is imported
@@ -13,14 +15,16 @@ import cifar_compare as cc  # before Keras, because it sets what TensorFlow read
 # isort: split
 import keras
 import numpy as np
+from data_efficiency import TABLE
 from PIL.PngImagePlugin import PngInfo
-from readme import FIGURE, ROOT, Study
+from readme import FEW, FIGURE, ROOT, Study, few
 
+from cifar_compare import few_images
+from cifar_compare.artefacts import NAMES
 from cifar_compare.pictures import read_picture
 from cifar_compare.plots import COLOURS, new_figure
 
 TRUCK = ROOT / "test_images" / "truck_9_sample.png"
-NARROW = FIGURE.with_stem("handed-narrow")
 SIZE = 9  # points, the smallest text
 # Heading, model, route, and a further route whose accuracy is told in brackets.
 TILES = (
@@ -76,14 +80,46 @@ def draw(tiles, narrow):
     return figure
 
 
+def draw_few(narrow):
+    """The figure about few images, with text that can be read where it is shown."""
+    figure = few_images.plot(few_images.read(TABLE))
+    if narrow:
+        figure.set_size_inches(4.4, 4.8)
+        figure.legends[0].remove()
+        figure.legend(loc="outside lower center", ncols=1)
+    return figure
+
+
+def told_few():
+    """The accuracies in words, for who does not see the figure."""
+    rows = few_images.read(TABLE)
+    sizes = sorted({row["images_a_class"] for row in rows})
+    told = "Accuracy on the test images by the number of training images a class."
+    for size in sizes:
+        arms = [
+            arm for arm in few_images.ARMS if any((row["images_a_class"], row["arm"]) == (size, arm) for row in rows)
+        ]
+        told += f" {size:,}: {', '.join(f'{few_images.ARMS[arm]} {few(arm, size)}' for arm in arms)}."
+    return told
+
+
+def save(figures, path, **told):
+    """Save a wide figure and a narrow one, with texts beside the pixels."""
+    info = PngInfo()
+    for name, text in told.items():
+        info.add_itxt(name, text)
+    for figure, stem in zip(figures, (path.stem, f"{path.stem}-narrow"), strict=True):
+        figure.savefig(path.with_stem(stem), dpi=200, pil_kwargs={"pnginfo": info})
+
+
 def main():
     tiles = [(heading, *handed(*place[:2]), accuracy(*place)) for heading, *place in TILES]
     told = " ".join(f"{heading}: {answer}; {share}." for heading, _, answer, share in tiles)
-    info = PngInfo()
-    info.add_text("models", " ".join(cc.load_card(name)["sha256"] for name in ("custom_cnn", "mobilenet_v2")))
-    info.add_itxt("Description", f"What each network is handed of a truck of 30×30 pixels, and its answer. {told}")
-    for path in (FIGURE, NARROW):
-        draw(tiles, path == NARROW).savefig(path, dpi=200, pil_kwargs={"pnginfo": info})
+    told = f"What each network is handed of a truck of 30×30 pixels, and its answer. {told}"
+    models = " ".join(cc.load_card(name)["sha256"] for name in NAMES)
+    save([draw(tiles, narrow) for narrow in (False, True)], FIGURE, Description=told, models=models)
+    table = hashlib.sha256(TABLE.read_bytes()).hexdigest()
+    save([draw_few(narrow) for narrow in (False, True)], FEW, Description=told_few(), table=table)
 
 
 if __name__ == "__main__":
