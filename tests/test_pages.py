@@ -174,6 +174,6 @@ def test_text_in_figures_is_large_enough(seen, site):
                 assert sizes
                 assert min(sizes) * shown / width >= SMALLEST, (row["page"], row["width"], source)
                 looked_at.add((Path(source).name, row["width"]))
-            elif "handed" in source:
+            elif "handed" in source or "few-images" in source:
                 assert ("narrow" in source) == (row["width"] < 600)
     assert len(looked_at) == 4 * len(WIDTHS)
