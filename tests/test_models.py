@@ -209,3 +209,15 @@ def test_layers_and_multiply_adds_of_models_inside_a_network():
     assert len(list(layers_of(parts(model)[1], keras.layers.BatchNormalization))) == 1
     with pytest.raises(ValueError, match="cannot count"):
         multiply_adds(model)
+
+
+def test_weights_that_cannot_be_downloaded_are_told_in_one_line(monkeypatch, tmp_path):
+    monkeypatch.delenv("MOBILENET_V2_WEIGHTS", raising=False)
+
+    def fails(*args, **options):
+        raise Exception("URL fetch failure on https://example.org/weights.h5: None -- no network\n")
+
+    monkeypatch.setattr("keras.src.applications.mobilenet_v2.file_utils.get_file", fails)
+    with pytest.raises(OSError, match=r"no network.*MOBILENET_V2_WEIGHTS") as raised:
+        cc.build_mobilenet_v2()
+    assert "\n" not in str(raised.value)

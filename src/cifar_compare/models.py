@@ -13,7 +13,7 @@ import numpy as np
 from keras import layers, ops
 
 from .roles import is_softmax
-from .system import keras_defaults, path_from
+from .system import keras_defaults, path_from, printable
 
 IMAGE_SIZE = 32  # px: the side of a CIFAR-10 image, and all that either network gets to see
 INTERPOLATION = "bicubic"  # leaves a 32×32 image untouched bit for bit, which Lanczos does not
@@ -93,6 +93,7 @@ def build_mobilenet_v2(weights="imagenet", input_size=128, seed=0, classes=10):
 
     Raises:
         FileNotFoundError: the weight file that was named does not exist.
+        OSError: the ImageNet weights cannot be downloaded.
     """
     if weights == "imagenet":
         weights = path_from("MOBILENET_V2_WEIGHTS") or weights
@@ -106,12 +107,17 @@ def build_mobilenet_v2(weights="imagenet", input_size=128, seed=0, classes=10):
     if weights is None:
         keras.utils.set_random_seed(seed)
     pixels = keras.Input((None, None, 3), name="network_pixels")
-    base = keras.applications.MobileNetV2(
-        input_tensor=layers.Rescaling(1 / 127.5, offset=-1.0, name="normalise")(pixels),
-        input_shape=(None, None, 3),  # with this shape Keras always takes the weights of the 224 px network
-        include_top=False,
-        weights=weights,
-    )
+    scaled = layers.Rescaling(1 / 127.5, offset=-1.0, name="normalise")(pixels)
+    shape = None, None, 3  # with which Keras always takes the weights of the 224 px network
+    try:
+        base = keras.applications.MobileNetV2(
+            input_tensor=scaled, input_shape=shape, include_top=False, weights=weights
+        )
+    except Exception as error:
+        if weights != "imagenet" or type(error) is not Exception:  # which Keras raises where a download fails
+            raise
+        told = "download the file of that name and name it in MOBILENET_V2_WEIGHTS"
+        raise OSError(f"the ImageNet weights cannot be downloaded ({printable(str(error), 200)}): {told}") from None
     for layer in base.layers:
         if isinstance(layer, layers.BatchNormalization):
             layer.trainable = False
