@@ -63,6 +63,7 @@ def test_ten_times_the_images_are_seen_about_a_third_as_often(arm):
         (lambda: few_images.training_set(TOY.train, 5, draw=-1), "draw is -1"),
         (lambda: few_images.recipe("mobilenet_v2_head", 100), "'mobilenet_v2_head', expected one of mobilenet_v2, "),
         (lambda: few_images.recipe("custom_cnn", 0), "n is 0"),
+        (lambda: few_images.recipe("custom_cnn", 100, steps=0), "steps is 0"),
         (lambda: few_images.new_model("resnet"), "'resnet', expected one of mobilenet_v2, "),
         (lambda: few_images.training_set(TOY.train.images, 5), "expected a Split"),
         (lambda: few_images.fit_last_layer(cc.build_custom_cnn(widths=(8, 8, 8)), sorted_by_class()), "in turn"),

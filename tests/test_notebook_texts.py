@@ -1,5 +1,6 @@
 """What the notebooks say of results is true of the result files: each sentence, and what must hold for it."""
 
+import csv
 import json
 import re
 from pathlib import Path
@@ -305,6 +306,12 @@ def test_notebook_6(told):
 
     says(6, "**So far one training set of each size was drawn.**")
     assert max(len(found) for found in ends.values()) == 2
+
+    says(6, "Twice the steps were not better there by more than chance")
+    with (ROOT / "results" / "data_efficiency_rule.csv").open(newline="") as file:
+        tried = {(row["arm"], int(row["candidate"])): row for row in csv.DictReader(file)}
+    for arm in NAMES:
+        assert float(tried[arm, 2 * few_images.STEPS]["accuracy"]) < float(tried[arm, few_images.STEPS]["high"])
 
     says(6, "fine-tuning is ahead at every budget")
     assert means["mobilenet_v2", 10] > max(means["custom_cnn", size] for size in (10, 50, 100))

@@ -87,13 +87,17 @@ def recipe(arm, n, seed=0, steps=STEPS):
         arm: str, one of ARMS; "mobilenet_v2_head" has none, see `fit_last_layer`.
         n: int, number of training images.
         seed: int, of data order and augmentation.
-        steps: the number of steps for each square root of `n`.
+        steps: int, how many steps, of 100 images each, for each square root of `n`.
 
     Returns:
         `Recipe`: that of the released model, in batches of 100, as long as the rule says.
+
+    Raises:
+        ValueError: another arm, or a number below 1.
     """
     _check(arm, [arm for arm in ARMS if arm != "mobilenet_v2_head"])
     checks.whole(n, "n")
+    checks.whole(steps, "steps")
     scratch = arm in ("custom_cnn", "mobilenet_v2_scratch")
     released = RECIPES["custom_cnn" if arm == "custom_cnn" else "mobilenet_v2"]
     epochs = max(2, round(steps * n**0.5 / math.ceil(n / BATCH)))
