@@ -1,9 +1,9 @@
-import importlib.util
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import trucks
 from PIL import Image
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -12,10 +12,7 @@ TEST_IMAGES = REPOSITORY / "test_images"
 
 @pytest.fixture(scope="module")
 def renderer():
-    spec = importlib.util.spec_from_file_location("renderer", TEST_IMAGES / "render.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return trucks.renderer()
 
 
 @pytest.mark.parametrize(
@@ -68,3 +65,11 @@ def test_the_script_makes_the_committed_pictures(renderer, name, scene, width, h
     small = Image.open(TEST_IMAGES / f"{name}_test.jpg").resize((width, height), Image.Resampling.BOX)
     # One ray a pixel against many: edges differ, the rest does not.
     assert np.median(np.abs(first.astype(int) - np.array(small))) <= 4
+
+
+def test_the_views_of_the_truck_are_those_of_their_seeds(renderer):
+    first, again, other = (trucks.seen_from(renderer.lorry(), seed) for seed in (0, 0, 1))
+    assert first["camera"] == again["camera"] != other["camera"]
+    eye, *_ = first["camera"]
+    assert eye[1] > 1  # above the road
+    assert first["sun"] == again["sun"] != other["sun"]
