@@ -31,14 +31,22 @@ def test_pictures_are_enlarged_bilinearly_as_published():
 
 def test_it_goes_on_where_it_was_stopped_and_keeps_what_validation_chose(tmp_path):
     data, record = cc.make_toy_data(train=64, validation=40, test=40), tmp_path / "published.json"
-    first = published.train(published.published_mobilenet_v2(None, 32), data, 1, tmp_path, record)
-    both = published.train(published.published_mobilenet_v2(None, 32), data, 2, tmp_path, record)
-    assert [row["epoch"] for row in both["history"]] == [1, 2]
-    assert both["history"][0] == first["history"][0]
-    assert json.loads(record.read_text()) == both
+    for epochs in (1, 2):
+        told = published.train(published.published_mobilenet_v2(None, 32), data, epochs, tmp_path, record)
+    assert json.loads(record.read_text()) == told
+    at_once = published.train(published.published_mobilenet_v2(None, 32), data, 2, tmp_path / "b", tmp_path / "b.json")
+    for stopped, row in zip(told["history"], at_once["history"], strict=True):
+        assert stopped | {"seconds": 0} == pytest.approx(row | {"seconds": 0}, rel=1e-4)
     kept = keras.saving.load_model(tmp_path / "published_mobilenet_v2.keras")
     found = cc.evaluate(kept, data.validation).accuracy
-    assert found == pytest.approx(published.chosen(both["history"], "val")[0]["val_accuracy"])
+    assert found == pytest.approx(published.chosen(told["history"], "val")[0]["val_accuracy"])
+
+
+def test_a_checkpoint_of_other_data_is_refused(tmp_path):
+    data, other = (cc.make_toy_data(seed, train=64, validation=40, test=40) for seed in (0, 1))
+    published.train(published.published_mobilenet_v2(None, 32), data, 1, tmp_path, tmp_path / "published.json")
+    with pytest.raises(SystemExit, match="another data_fingerprint: remove it"):
+        published.train(published.published_mobilenet_v2(None, 32), other, 2, tmp_path, tmp_path / "published.json")
 
 
 @pytest.mark.parametrize(
