@@ -29,6 +29,8 @@ ROOT = Path(__file__).resolve().parents[1]
 TEMPLATES = ROOT / "docs" / "templates"
 FIGURE, FEW = ROOT / "docs" / "handed.png", ROOT / "docs" / "few-images.png"
 PAGE = ROOT / "results" / "demo.json"  # of scripts/demo_speed.py
+BY_HAND = json.loads((ROOT / "results" / "by_hand.json").read_text())
+BESIDE = ("Standard", "AugMix")  # models of RobustBench
 
 
 def told(value, ends, unit=" %"):
@@ -86,6 +88,22 @@ class Study:
         shares = {name: [row["accuracy"] for row in rows if row["model"] == name] for name in SHIPPED}
         return {name: round(100 * float(np.mean(found))) for name, found in shares.items() if found}
 
+    def of_cifar_10_c(self, kinds=None):
+        """The mean accuracy, %, at severities 1, 3 and 5 of kinds of CIFAR-10-C, or of all fifteen, by model.
+
+        "Standard" and "AugMix" are RobustBench's.
+        """
+        found = {name: {kind: shares[::2] for kind, shares in BY_HAND["robustbench"][name].items()} for name in BESIDE}
+        for row in self.rows.values():
+            if (
+                row["route"] == "preprocessing"
+                and row["corruption"] in found["AugMix"]
+                and row["severity"] in (1, 3, 5)
+            ):
+                found.setdefault(row["model"], {}).setdefault(row["corruption"], []).append(row["accuracy"])
+        means = {name: [np.mean(by_kind[kind]) for kind in kinds or found["AugMix"]] for name, by_kind in found.items()}
+        return {name: 100 * float(np.mean(each)) for name, each in means.items()}
+
     def leads(self):
         """Who leads, through the preprocessing, by condition of content and of corruption: a name of NAMES, or "".
 
@@ -138,7 +156,7 @@ def facts():
         **{"answers": answers, "paired": cc.compare(*(answers[name] for name in reversed(NAMES)))},
         **{"timed": timed, "latency": latency, "few_images": few_images, "few_rows": few_images.read(FEW_TABLE)},
         **{"shown": Image.open(FIGURE).info["Description"], "few_shown": Image.open(FEW).info["Description"]},
-        "by_hand": json.loads((ROOT / "results" / "by_hand.json").read_text()),
+        "by_hand": BY_HAND,
         "trucks": json.loads((ROOT / "results" / "trucks.json").read_text()),
         "page": json.loads(PAGE.read_text()) if PAGE.exists() else None,
     }

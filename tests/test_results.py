@@ -27,6 +27,7 @@ from cifar_compare.data import digests
 from cifar_compare.evaluation import proportion_interval
 from cifar_compare.recipes import describe
 from cifar_compare.roles import multiply_adds, parts
+from cifar_compare.study.conditions import FIRST
 
 
 @pytest.fixture(scope="module", params=SHIPPED)
@@ -201,6 +202,23 @@ def test_what_the_pages_say_of_low_resolution_is_true():
     assert pale["mobilenet_v2_robust"] - pale["custom_cnn_robust"] >= 2
     for name in set(SHIPPED) - set(NAMES):  # robust models are
         assert told.damaged()[name] > told.damaged()[name.removesuffix("_robust")]
+
+
+def test_what_the_pages_say_of_cifar_10_c_is_true():
+    told, kinds = readme.Study(), set(readme.BY_HAND["robustbench"]["AugMix"])
+    assert kinds == set(cc.study.degrade.SEVERITIES) - {"gaussian_blur"}
+    every = told.of_cifar_10_c()
+    noise = {"gaussian_noise", "shot_noise", "impulse_noise"}
+    quiet, new = (told.of_cifar_10_c(kinds - found) for found in (noise, {"gaussian_noise", *FIRST}))
+    cnn, mobile = NAMES
+    assert abs(every[mobile] - every["Standard"]) < 3 < 5 < every["Standard"] - every[cnn]
+    assert abs(quiet[cnn] - quiet["Standard"]) < 3, "without noise the two are about level"
+    for name in NAMES:  # robust training carries over
+        assert new[f"{name}_robust"] - new[name] > 5
+        assert 0 < every["AugMix"] - every[f"{name}_robust"] < 4, "a little better"
+    few = [row["n"] for row in told.rows.values() if row["study"] == "cifar-10-c"]
+    assert set(few) == {1000}
+    assert 1.96 * (0.25 / min(few)) ** 0.5 < 0.0315, "off by up to three points"
 
 
 def test_what_the_readme_says_of_few_images_is_true():

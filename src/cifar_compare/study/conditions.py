@@ -6,7 +6,7 @@ import numpy as np
 
 from .. import checks
 from ..data import digests
-from .degrade import METHODS, check_corruption, check_method, check_size, checked, corrupted, resized
+from .degrade import METHODS, SEVERITIES, check_corruption, check_method, check_size, checked, corrupted, resized
 
 # "bypass" is past the model's preprocessing: resized straight to its input resolution, or to 224 px.
 ROUTES = ("preprocessing", "bypass-nearest", "bypass-bilinear", "bypass-nearest-224", "bypass-bilinear-224")
@@ -21,7 +21,7 @@ class Condition:
     """
 
     name: str
-    study: str  # part of the study: "content", "delivery", "published", "corruption", or a name of your own
+    study: str  # part: "content", "delivery", "published", "corruption", "cifar-10-c", or a name of your own
     n: int  # images at most, as many of each class; a class that has fewer is measured with those it has
     resolution: int = 32  # px, side that the content is carried at
     size: int = 32  # px, side of the delivered image
@@ -80,7 +80,8 @@ class Condition:
     @property
     def routes(self):
         """Those of ROUTES that are measured; the costly ones where they were found to matter."""
-        return {"content": ROUTES[:1], "corruption": ("preprocessing", "bypass-bilinear")}.get(self.study, ROUTES)
+        one = {"content": ROUTES[:1], "cifar-10-c": ROUTES[:1], "corruption": ("preprocessing", "bypass-bilinear")}
+        return one.get(self.study, ROUTES)
 
 
 NATIVE = Condition("content-32", "content", 10_000)  # the test images as they are
@@ -93,11 +94,13 @@ DELIVERIES = (
 )
 CHECK = Condition("check", "check", 200, 30, 1080, "nearest")  # measured in seconds, to be held against the record
 FIRST = ("gaussian_noise", "gaussian_blur", "jpeg", "contrast", "pixelate")  # measured at all severities
+OTHERS = tuple(c for c in SEVERITIES if c not in FIRST)  # measured at three
 CONDITIONS = (
     NATIVE,
     *(Condition(f"content-{size}", "content", 10_000, size) for size in (24, 16, 12, 8)),
     *DELIVERIES,
     # 2,000 images keep the study of three models within an hour on two slow cores.
     *(Condition(f"{c}-{i}", "corruption", 2000, corruption=c, severity=i) for c in FIRST for i in range(1, 6)),
+    *(Condition(f"{c}-{i}", "cifar-10-c", 1000, corruption=c, severity=i) for c in OTHERS for i in (1, 3, 5)),
     CHECK,
 )
