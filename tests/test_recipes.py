@@ -317,3 +317,12 @@ def test_cutmix_gives_the_label_the_share_of_the_box():
         boxes |= {len(set(map(bytes, (made != images)[..., 0])))}
     assert 10 <= mixed <= 30
     assert max(boxes) > 3  # several boxes in a batch
+
+
+def test_cutmix_takes_labels_as_training_makes_them():
+    recipe = dataclasses.replace(RECIPE, augmentation=functools.partial(cc.augment, cutmix=1.0))
+    images, labels = next(batches(TOY, recipe, 0))
+    assert (images.dtype, labels.dtype) == ("float32", "float32")
+    assert ((0 < labels) & (labels < 1)).any()
+    _, doubles = cc.augment(TOY.images, np.eye(10)[TOY.labels], np.random.default_rng(0), cutmix=1.0)
+    assert doubles.dtype == "float64"

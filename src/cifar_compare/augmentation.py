@@ -99,7 +99,7 @@ def _cut_mix(images, labels, random):
     )
     # Keras weighs the labels by the box before it is cut to whole pixels.
     drawn["mix_weight"] = 1.0 - ops.mean(ops.cast(drawn["batch_masks"], "float32"), axis=(1, 2, 3))
-    mixed = layer.transform_images(images, drawn), layer.transform_labels(labels, drawn)
+    mixed = layer.transform_images(images, drawn), layer.transform_labels(labels.astype("float32"), drawn)
     return tuple(ops.convert_to_numpy(new).astype(old.dtype) for new, old in zip(mixed, (images, labels), strict=True))
 
 

@@ -100,7 +100,7 @@ def batches(split, recipe, epoch=None):
     for start in range(0, len(order), recipe.batch_size):
         chosen = order[start : start + recipe.batch_size]
         images = split.images[chosen]
-        labels = keras.utils.to_categorical(split.labels[chosen], len(split.classes))
+        labels = keras.utils.to_categorical(split.labels[chosen], len(split.classes)).astype("float32")
         if epoch is not None:
             if recipe.flip:
                 mirrored = (coin[chosen] + epoch) % 2 == 1
