@@ -93,14 +93,12 @@ class Muon(cc.SGD):
 
 def build(seed, widths=WIDTHS, activation="gelu", identity=True, whitened=True):
     """The CNN in short, or one with other activations, a random start of all 3×3 kernels, or a learnt first layer."""
-    model = cc.build_custom_cnn(seed, widths)
+    model = cc.build_custom_cnn(seed, widths, whitened=whitened)
     for layer in parts(model)[1].layers:
         if isinstance(layer, keras.layers.Activation):
             layer.activation = keras.activations.get(activation)
         if not identity and layer.name.startswith("conv"):  # drawn anew, as before it passed its input through
             layer.kernel.assign(layer.kernel_initializer(layer.kernel.shape))
-        if not whitened and layer.name == "whiten":  # `train` fills only a first layer that does not learn
-            layer.kernel.trainable = True
     return model
 
 

@@ -2,6 +2,7 @@
 
     python scripts/release.py train NAME ...        train by the recipe, calibrate, write file and card
     python scripts/release.py seeds NAME SEED ...   train the same recipe with further seeds, and note them on the card
+    KERAS_BACKEND=jax python scripts/release.py train NAME --gpu     the same by the longer recipe for one GPU; so seeds
     python scripts/release.py measure [NAME ...]    write the card's figures and the recorded answers to the test split
 
 Needs CIFAR-10. Trainings go on where they were interrupted. Only `measure` looks at the test split: trainings and
@@ -57,11 +58,11 @@ PHOTOGRAPHS = (
 TILE = 128  # px
 
 
-def train(name, data, runs):
+def train(name, data, runs, gpu=False):
     """Train a model (or resume, or find it finished), calibrate it, and write the file and its card."""
-    recipe, path = cc.RECIPES[name], MODELS / f"{name}.json"
-    model = new_model(name, recipe.seed)
-    history = cc.train(model, data, recipe, Path(runs) / f"{name}-seed{recipe.seed}")
+    recipe, path = recipe_of(name, gpu), MODELS / f"{name}.json"
+    model = new_model(recipe.name, recipe.seed)
+    history = cc.train(model, data, recipe, Path(runs) / f"{recipe.name}-seed{recipe.seed}")
     temperature = cc.calibrate(model, data.validation)
     # Each model that was measured and is replaced was a look at the test split.
     replaced = json.loads(path.read_text()) if path.exists() else {}
@@ -98,11 +99,21 @@ def train(name, data, runs):
     write_json(path, card)
 
 
-def new_model(name, seed):
-    """The model that a training begins with."""
-    if name in STARTS:
-        return cc.load_model(STARTS[name])
-    return cc.build_custom_cnn(seed) if name == "custom_cnn" else cc.build_mobilenet_v2(seed=seed)
+def recipe_of(name, gpu=False):
+    """The recipe that a model is trained by, on two cores or on a GPU."""
+    if gpu and f"{name}_gpu" not in cc.RECIPES:
+        raise SystemExit(f"{name} has no recipe for a GPU; leave out --gpu")
+    return cc.RECIPES[f"{name}_gpu" if gpu else name]
+
+
+def new_model(recipe, seed):
+    """The model that a training by the recipe of a name begins with."""
+    if recipe in STARTS:
+        return cc.load_model(STARTS[recipe])
+    gpu = recipe.endswith("_gpu")
+    if recipe.startswith("custom_cnn"):
+        return cc.build_custom_cnn(seed, whitened=not gpu)
+    return cc.build_mobilenet_v2(seed=seed, frozen_norms=not gpu)
 
 
 def pretrained_weights():
@@ -119,18 +130,18 @@ def file_entry(path):
     return {"file": path.name, "bytes": len(content), "sha256": hashlib.sha256(content).hexdigest()}
 
 
-def add_seed(name, seed, data, runs):
+def add_seed(name, seed, data, runs, gpu=False):
     """Train with one more seed, measure on the validation split, and put the row onto the card.
 
     The seed decides the initial weights, the order of the images and the augmentation. Its earlier row is replaced.
     """
-    path, recipe = MODELS / f"{name}.json", cc.RECIPES[name]
+    path, recipe = MODELS / f"{name}.json", recipe_of(name, gpu)
     if seed == recipe.seed:
         raise SystemExit(f"seed {seed} is the released one; give others")
     if json.loads(path.read_text())["recipe"] != describe(recipe):
         raise SystemExit(f"{path} tells of another recipe; run `python scripts/release.py train {name}` first")
-    model = new_model(name, seed)
-    history = cc.train(model, data, dataclasses.replace(recipe, seed=seed), Path(runs) / f"{name}-seed{seed}")
+    model = new_model(recipe.name, seed)
+    history = cc.train(model, data, dataclasses.replace(recipe, seed=seed), Path(runs) / f"{recipe.name}-seed{seed}")
     row = {
         "seed": seed,
         "training_accuracy": history[-1]["accuracy"],
@@ -228,21 +239,23 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", default="runs", help="folder of the checkpoints (default: %(default)s)")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("train").add_argument("names", nargs="+", choices=list(cc.RECIPES))
-    seeds = commands.add_parser("seeds")
-    seeds.add_argument("names", nargs=1, choices=list(cc.RECIPES), metavar="NAME")
+    trained, seeds = commands.add_parser("train"), commands.add_parser("seeds")
+    trained.add_argument("names", nargs="+", choices=SHIPPED)
+    seeds.add_argument("names", nargs=1, choices=SHIPPED, metavar="NAME")
     seeds.add_argument("seeds", nargs="+", type=int, metavar="SEED")
+    for command in (trained, seeds):
+        command.add_argument("--gpu", action="store_true", help="by the longer recipe for one GPU")
     commands.add_parser("measure").add_argument("names", nargs="*", default=SHIPPED, metavar="NAME")
     given = parser.parse_args()
     data = cc.load_cifar10()
     for name in given.names:
         if given.command == "train":
-            train(name, data, given.runs)
+            train(name, data, given.runs, given.gpu)
         elif given.command == "measure":
             measure(name, data)
         else:
             for seed in given.seeds:
-                print(add_seed(name, seed, data, given.runs))
+                print(add_seed(name, seed, data, given.runs, given.gpu))
 
 
 if __name__ == "__main__":

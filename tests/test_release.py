@@ -2,17 +2,22 @@
 
 import dataclasses
 import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from unittest import mock
 
 import experiments
+import keras
 import numpy as np
 import pytest
 import readme
 import release
 
 import cifar_compare as cc
+from cifar_compare.roles import layers_of, parts
 
 
 def test_a_model_is_trained_measured_and_replaced(tmp_path, monkeypatch):
@@ -56,6 +61,47 @@ def test_a_model_is_trained_measured_and_replaced(tmp_path, monkeypatch):
     _, replacing = train_and_measure()
     assert replacing["earlier_test_accuracies"] == [card["test"]["accuracy"]]
     assert "seeds" not in replacing
+
+
+TINY_RUN = """
+import dataclasses, pathlib, sys
+import cifar_compare as cc
+import release
+
+name, folder = sys.argv[1], pathlib.Path(sys.argv[2])
+release.MODELS, build_cnn, build_mobile = folder, cc.build_custom_cnn, cc.build_mobilenet_v2
+cc.build_custom_cnn = lambda seed, **options: build_cnn(seed, (8, 8, 8), **options)
+cc.build_mobilenet_v2 = lambda seed, **options: build_mobile(None, 32, seed, **options)
+data = cc.make_toy_data(train=100, validation=50, test=50)
+tiny = {"stages": ((1, 32),), "batch_size": 50, "head_epochs": 0, "mixed_precision": False}
+cc.RECIPES[f"{name}_gpu"] = dataclasses.replace(cc.RECIPES[f"{name}_gpu"], **tiny)
+release.train(name, data, folder / "runs", gpu=True)
+answers = cc.load_model(folder / f"{name}.keras").predict(data.test.images.astype("float32"), verbose=0)
+(folder / f"{name}.txt").write_text(str(answers.tolist()))
+"""
+
+
+# XLA compiles MobileNetV2's training for minutes on a processor, so that it is trained on TensorFlow here.
+@pytest.mark.parametrize(("name", "backend"), [("custom_cnn", "jax"), ("mobilenet_v2", "tensorflow")])
+def test_the_recipes_for_a_gpu_train_what_tensorflow_loads(name, backend, tmp_path):
+    pytest.importorskip(backend)
+    environment = os.environ | {"KERAS_BACKEND": backend, "PYTHONPATH": str(Path(release.__file__).parent)}
+    command = [sys.executable, "-c", TINY_RUN, name, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    images = cc.make_toy_data(train=100, validation=50, test=50).test.images.astype("float32")
+    model, answers = cc.load_model(tmp_path / f"{name}.keras"), json.loads((tmp_path / f"{name}.txt").read_text())
+    np.testing.assert_allclose(model.predict(images, verbose=0), answers, atol=1e-4)
+    card = json.loads((tmp_path / f"{name}.json").read_text())
+    assert (card["recipe"]["name"], card["versions"]["backend"]) == (f"{name}_gpu", backend)
+    assert card["recipe"]["augmentation"]["cutmix"] == 0.5
+    kind = keras.layers.Conv2D if name == "custom_cnn" else keras.layers.BatchNormalization
+    assert all(layer.trainable_weights for layer in layers_of(parts(model)[1], kind))
+
+
+def test_a_model_without_a_recipe_for_a_gpu_is_refused():
+    with pytest.raises(SystemExit, match="custom_cnn_robust has no recipe for a GPU; leave out --gpu"):
+        release.recipe_of("custom_cnn_robust", gpu=True)
 
 
 @pytest.fixture

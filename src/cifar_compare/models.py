@@ -24,7 +24,7 @@ _VARIANCE = (63.0**2, 62.1**2, 66.7**2)
 
 
 @keras_defaults()
-def build_custom_cnn(seed=0, widths=(128, 384, 384), classes=10):
+def build_custom_cnn(seed=0, widths=(128, 384, 384), classes=10, whitened=True):
     """Build the CNN trained from scratch: six 3×3 convolutions behind a whitening layer, by default 4.6 M weights.
 
     The shape is that of airbench (Jordan 2024, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU",
@@ -35,6 +35,8 @@ def build_custom_cnn(seed=0, widths=(128, 384, 384), classes=10):
         seed: int, seed of the initial weights.
         widths: three ints, channels of the three blocks; (64, 256, 256), airbench94's, make 1.97 million parameters.
         classes: int, number of classes.
+        whitened: bool, whether the first layer whitens the training images and stays, or starts at random and learns.
+            Whitening makes faint detail as strong as the rest, noise included.
 
     Returns:
         `keras.Model`: RGB pixels in [0, 255], shape `(n, height, width, 3)`, any height and width, uint8 or float32;
@@ -65,8 +67,8 @@ def build_custom_cnn(seed=0, widths=(128, 384, 384), classes=10):
     x = layers.Dense(classes, use_bias=False, kernel_initializer=_fan_in(draw), name="logits")(x)
     network = keras.Model(pixels, layers.Softmax(name="probabilities")(x), name="network")
 
-    # The kernel is set once from the data's statistics and stays; only its bias learns.
-    network.get_layer("whiten").kernel.trainable = False
+    # A whitening kernel is set once from the data's statistics and stays; only its bias learns.
+    network.get_layer("whiten").kernel.trainable = not whitened
     for layer in network.layers:
         if layer.name.startswith("conv"):
             _start_as_identity(layer)
@@ -74,12 +76,12 @@ def build_custom_cnn(seed=0, widths=(128, 384, 384), classes=10):
 
 
 @keras_defaults()
-def build_mobilenet_v2(weights="imagenet", input_size=128, seed=0, classes=10):
+def build_mobilenet_v2(weights="imagenet", input_size=128, seed=0, classes=10, frozen_norms=True):
     """Build MobileNetV2 1.0 (Sandler et al. 2018, arXiv:1801.04381) with a new ten-class head.
 
-    The 32×32 pixels of the preprocessing are enlarged to `input_size` inside the model. All BatchNorm layers are frozen
-    (`layer.trainable = False`), which in Keras 3 is the only thing that keeps their ImageNet statistics while
-    the convolutions around them learn; calling the base with `training=False` does not.
+    The 32×32 pixels of the preprocessing are enlarged to `input_size` inside the model. By default all BatchNorm layers
+    are frozen (`layer.trainable = False`), which in Keras 3 is the only thing that keeps their ImageNet statistics
+    while the convolutions around them learn; calling the base with `training=False` does not.
 
     Args:
         weights: "imagenet", None for random weights, or the path of a weight file without top. For "imagenet" the
@@ -87,6 +89,7 @@ def build_mobilenet_v2(weights="imagenet", input_size=128, seed=0, classes=10):
         input_size: int, px: input resolution of the network, the side of the square it gets.
         seed: int, seed of the initial weights: of the head, and where `weights` is None of everything.
         classes: int, number of classes.
+        frozen_norms: bool, whether the BatchNorm layers stay as they are, or learn with the rest.
 
     Returns:
         `keras.Model` as of `build_custom_cnn`: pixels in [0, 255] of any height and width to probabilities.
@@ -120,7 +123,7 @@ def build_mobilenet_v2(weights="imagenet", input_size=128, seed=0, classes=10):
         raise OSError(f"the ImageNet weights cannot be downloaded ({printable(str(error), 200)}): {told}") from None
     for layer in base.layers:
         if isinstance(layer, layers.BatchNormalization):
-            layer.trainable = False
+            layer.trainable = not frozen_norms
     x = layers.GlobalAveragePooling2D(name="pool")(base.outputs[0])
     draw = keras.random.SeedGenerator(seed)
     x = layers.Dense(classes, kernel_initializer=_fan_in(draw), name="logits")(x)
