@@ -56,10 +56,10 @@ efficiency: setup  ## train with few images, into results/data_efficiency.csv (h
 	$(BIN)/python scripts/figures.py
 	$(BIN)/python scripts/readme.py
 
-published: setup  ## train the published MobileNetV2 by its recipe, measured on both splits (an hour; resumes)
+published: setup  ## train both published networks by their recipes, measured on both splits (four hours; resumes)
 	$(BIN)/python scripts/published.py
 
-bench: setup  ## measure how fast the code is on an idle machine, into docs/speed.md (an hour behind its baseline)
+bench: setup  ## measure how fast the code is on an idle machine, into docs/speed.md (an hour)
 	$(BIN)/python scripts/bench.py
 	$(BIN)/python scripts/readme.py
 

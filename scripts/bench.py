@@ -1,7 +1,6 @@
 """Measure how fast the code is: ratios within one run, medians of several, into results/bench.json.
 
     python scripts/bench.py [PART ...]     the parts named, or all: share, inference, exports, race
-    python scripts/bench.py --baseline     train the published CNN once, hours; goes on where it was stopped
 
 Needs CIFAR-10 and an idle machine. docs/templates/speed.md tells what was measured.
 """
@@ -25,6 +24,7 @@ import keras
 import numpy as np
 from experiments import RECORD as EXPERIMENTS
 from experiments import WIDTHS, short_recipe
+from published import published_cnn
 
 from cifar_compare.artefacts import NAMES
 from cifar_compare.hardware import hardware
@@ -37,9 +37,7 @@ from cifar_compare.training import batches, trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORD, PUBLISHED = ROOT / "results" / "bench.json", ROOT / "results" / "published_cnn.json"
-RUNS = ROOT / "runs"
 TARGET = 0.8863  # the published accuracy of the published CNN, reached here on the validation split
-CAP = 40  # epochs of the published recipe
 
 
 def median_seconds(call, repeats=5, warm=2):
@@ -50,52 +48,6 @@ def median_seconds(call, repeats=5, warm=2):
         call()
         taken.append(time.perf_counter() - start)
     return float(np.median(taken[warm:]))
-
-
-def published_cnn():
-    """The CNN of the published comparison: 3.25 million parameters, dropout, augmentation inside the model."""
-    layers = keras.layers
-    model = keras.Sequential([keras.Input((32, 32, 3)), layers.Rescaling(1 / 255)])
-    model.add(layers.RandomFlip("horizontal", seed=0))
-    model.add(layers.RandomRotation(0.1, seed=1))
-    for width, dropout in ((64, 0.2), (128, 0.3), (256, 0.4)):
-        for _ in range(2):
-            model.add(layers.Conv2D(width, 3, padding="same", activation="relu"))
-            model.add(layers.BatchNormalization())
-        model.add(layers.MaxPooling2D())
-        model.add(layers.Dropout(dropout))
-    model.add(layers.Flatten())
-    model.add(layers.Dense(512, activation="relu"))
-    model.add(layers.BatchNormalization())
-    model.add(layers.Dropout(0.5))
-    model.add(layers.Dense(10, activation="softmax"))
-    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
-    return model
-
-
-def train_published(data, epochs=CAP, folder=RUNS, record=PUBLISHED):
-    """Train the published CNN to the target or the cap, a checkpoint an epoch, and record its history."""
-    folder.mkdir(parents=True, exist_ok=True)
-    file, partial = folder / "published_cnn.keras", folder / "partial.keras"
-    if file.exists() and record.exists():
-        model, history = keras.saving.load_model(file), json.loads(record.read_text())["history"]
-    else:
-        keras.utils.set_random_seed(0)
-        model, history = published_cnn(), []
-    check = (data.validation.images.astype("float32"), data.validation.labels)
-    while len(history) < epochs and not (history and history[-1]["val_accuracy"] >= TARGET):
-        start = time.perf_counter()
-        # Shuffled here, because `fit` repeats its order in every epoch behind `set_random_seed`.
-        order = np.random.default_rng(len(history)).permutation(len(data.train))
-        images, labels = data.train.images[order].astype("float32"), data.train.labels[order]
-        logs = model.fit(images, labels, 32, verbose=2, shuffle=False, validation_data=check, validation_batch_size=250)
-        row = {name: values[0] for name, values in logs.history.items()}
-        history.append(row | {"epoch": len(history) + 1, "seconds": time.perf_counter() - start})
-        model.save(partial)
-        partial.replace(file)
-        told = {"parameters": model.count_params(), "hardware": hardware(), "cap": epochs}
-        write_json(record, told | {"data_fingerprint": data.fingerprint, "history": history})
-    return history
 
 
 def step_seconds(network, data, recipe, size, faster=fused, compiled=False):
@@ -231,15 +183,13 @@ def exports(data):
 
 def race(data):
     """Time to the published accuracy: steps of both recipes timed here, times how many either took."""
-    published = json.loads(PUBLISHED.read_text()) if PUBLISHED.exists() else {"history": [], "cap": CAP}
-    history, cap = published["history"], published["cap"]
+    if not PUBLISHED.exists():
+        raise SystemExit(f"there is no {PUBLISHED}; run `python scripts/published.py cnn` first (hours)")
+    published, model = json.loads(PUBLISHED.read_text()), parts(published_cnn())[1]
+    history = published["history"]
     reached = [row["epoch"] for row in history if row["val_accuracy"] >= TARGET]
-    if not reached and len(history) < cap:
-        raise SystemExit(
-            f"{PUBLISHED} holds {len(history)} of {cap} epochs and none reached {TARGET:.2%}; "
-            "run `python scripts/bench.py --baseline` first (hours), which goes on from there"
-        )
-    epochs, model = reached[0] if reached else len(history), published_cnn()
+    epochs = reached[0] if reached else len(history)
+    model.compile("adam", "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
     images, labels = data.train.images[:32].astype("float32"), data.train.labels[:32]
     theirs = median_seconds(lambda: model.train_on_batch(images, labels), repeats=20)
     recipe, network = short_recipe(), parts(cc.build_custom_cnn(0, WIDTHS))[1]
@@ -264,7 +214,6 @@ PARTS = {"share": share, "inference": inference, "exports": exports, "race": rac
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", metavar="PART", help=f"default: {' '.join(PARTS)}")
-    parser.add_argument("--baseline", action="store_true", help="train the published CNN and stop")
     parser.add_argument("--answer", nargs=3, help=argparse.SUPPRESS)
     given = parser.parse_args()
     if unknown := sorted(set(given.parts) - set(PARTS)):
@@ -273,9 +222,6 @@ def main():
         print(json.dumps(answer(*given.answer)))
         return
     data = cc.load_cifar10()
-    if given.baseline:
-        train_published(data)
-        return
     record = json.loads(RECORD.read_text()) if RECORD.exists() else {}
     for name in given.parts or PARTS:
         print(f"measuring {name}")

@@ -18,42 +18,15 @@ def data():
     return cc.make_toy_data(train=100, validation=50, test=50)
 
 
-def test_the_published_cnn_has_the_published_size():
-    assert bench.published_cnn().count_params() == pytest.approx(3.25e6, rel=0.005)
-
-
-def test_the_baseline_goes_on_where_it_was_stopped(data, tmp_path):
-    record, folder = tmp_path / "published.json", tmp_path / "runs"
-    first = bench.train_published(data, 1, folder, record)
-    both = bench.train_published(data, 2, folder, record)
-    assert [row["epoch"] for row in both] == [1, 2]
-    assert both[0] == first[0]
-    assert json.loads(record.read_text())["history"] == both
-    assert bench.train_published(data, 2, folder, record) == both
-
-
-def test_the_baseline_stops_at_the_target(data, tmp_path, monkeypatch):
-    monkeypatch.setattr(bench, "TARGET", 0.0)
-    assert len(bench.train_published(data, 5, tmp_path, tmp_path / "published.json")) == 1
-
-
 def test_a_median_leaves_out_the_first_calls(monkeypatch):
     clock = iter(np.cumsum([0, 9, 0, 9, 0, 1, 0, 5, 0, 2]))  # start and end of two warm calls and three counted ones
     monkeypatch.setattr(bench.time, "perf_counter", lambda: next(clock))
     assert bench.median_seconds(lambda: None, repeats=3) == 2
 
 
-def test_a_race_without_its_records_says_what_to_run(data, tmp_path, monkeypatch):
+def test_a_race_without_its_record_says_what_to_run(data, tmp_path, monkeypatch):
     monkeypatch.setattr(bench, "PUBLISHED", tmp_path / "none.json")
-    with pytest.raises(SystemExit, match="--baseline"):
-        bench.race(data)
-
-
-def test_a_race_against_half_a_baseline_is_refused(data, tmp_path, monkeypatch):
-    record = tmp_path / "published.json"
-    record.write_text(json.dumps({"cap": 40, "history": [{"epoch": 1, "val_accuracy": 0.5}]}))
-    monkeypatch.setattr(bench, "PUBLISHED", record)
-    with pytest.raises(SystemExit, match=r"holds 1 of 40 epochs and none reached 88\.63%; run"):
+    with pytest.raises(SystemExit, match=r"no .*none\.json; run `python scripts/published\.py cnn` first"):
         bench.race(data)
 
 

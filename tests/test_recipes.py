@@ -15,6 +15,7 @@ from cifar_compare import augmentation
 from cifar_compare.checkpoints import changes
 from cifar_compare.optimizers import schedule
 from cifar_compare.recipes import describe
+from cifar_compare.training import batches
 
 RECIPE = cc.RECIPES["custom_cnn"]
 LABELS = np.eye(10, dtype="float32")
@@ -323,6 +324,6 @@ def test_cutmix_takes_labels_as_training_makes_them():
     recipe = dataclasses.replace(RECIPE, augmentation=functools.partial(cc.augment, cutmix=1.0))
     images, labels = next(batches(TOY, recipe, 0))
     assert (images.dtype, labels.dtype) == ("float32", "float32")
-    assert ((0 < labels) & (labels < 1)).any()
+    assert ((labels > 0) & (labels < 1)).any()
     _, doubles = cc.augment(TOY.images, np.eye(10)[TOY.labels], np.random.default_rng(0), cutmix=1.0)
     assert doubles.dtype == "float64"
