@@ -14,6 +14,7 @@ import bench
 import experiments
 import jinja2
 import numpy as np
+import published
 from data_efficiency import TABLE as FEW_TABLE
 from PIL import Image
 from scipy.stats import norm
@@ -123,7 +124,11 @@ class Study:
 def title(name):
     """What a person calls a model."""
     return (
-        name.replace("custom_cnn", "custom CNN").replace("mobilenet_v2", "MobileNetV2").replace("_robust", ", robust")
+        name.replace("custom_cnn", "custom CNN")
+        .replace("mobilenet_v2", "MobileNetV2")
+        .replace("_robust", ", robust")
+        .replace("published_cnn", "published CNN")
+        .replace("published_", "published ")
     )
 
 
@@ -134,6 +139,16 @@ def spread(card):
         return "one training"
     mean, deviation = percents.mean(), percents.std(ddof=1)
     return f"validation: {mean:.1f}&nbsp;±&nbsp;{deviation:.1f}&nbsp;% over {len(percents)} trainings"
+
+
+def selection(name):
+    """What choosing the epoch by the test split, as was published, adds to a published network's accuracy.
+
+    Returns the rows of the epochs that each split chooses, by split, and the number of epochs.
+    """
+    record, recipe = json.loads((published.RESULTS / f"{name}.json").read_text()), published.RECIPES[name]
+    rows = {split: published.chosen(record["history"], split, recipe)[0] for split in ("val", "test")}
+    return rows | {"epochs": len(record["history"]), "input_size": record["input_size"]}
 
 
 def minutes(card):
@@ -148,7 +163,7 @@ def facts():
     latency = {row["model"]: row["latency_ms"] for row in timed["inference"] if row["on"] == "TensorFlow"}
     told_by = {
         each.__name__: each
-        for each in (told, few, title, spread, minutes, percent, interval, counted, proportion_interval)
+        for each in (told, few, title, spread, minutes, selection, percent, interval, counted, proportion_interval)
     }
     return told_by | {
         **{"cc": cc, "experiments": experiments, "study": Study()},

@@ -12,6 +12,7 @@ import data_efficiency
 import experiments
 import figures
 import numpy as np
+import published
 import pytest
 import readme
 import release
@@ -221,6 +222,35 @@ def test_what_the_pages_say_of_cifar_10_c_is_true():
     assert 1.96 * (0.25 / min(few)) ** 0.5 < 0.0315, "off by up to three points"
 
 
+@pytest.mark.parametrize("name", published.trained())
+def test_the_study_holds_the_published_networks_whole(name):
+    rows = {row["id"]: row for row in cc.study.read(study.TABLE) if row["model"] == name}
+    routes = cc.study.ROUTES[:3] if name == "published_cnn" else cc.study.ROUTES
+    assert rows.keys() == {f"{name}/{c.name}/{r}" for c in cc.study.CONDITIONS for r in c.routes if r in routes}
+    assert {row["model_sha256"] for row in rows.values()} == {published.trained()[name][1]}
+    accuracy = readme.selection(name)["val"]["test_accuracy"]
+    assert rows[f"{name}/content-32/preprocessing"]["accuracy"] == pytest.approx(accuracy, abs=1e-3)
+
+
+def test_what_the_pages_say_of_the_published_mobilenet_v2_is_true():
+    told, name = readme.Study().rows, "published_mobilenet_v2"
+    straight = told[f"{name}/published/bypass-nearest"]
+    assert straight["minus_native_high"] < -0.2
+    assert straight["minus_preprocessing"] / straight["minus_native"] > 0.8, "the account holds"
+    assert told[f"{name}/native/bypass-bilinear-224"]["minus_native_high"] < -0.1, "not all of it is the blocks'"
+    assert all(told[f"{name}/gaussian_noise-{i}/preprocessing"]["minus_first_low"] > 0 for i in range(1, 6))
+    straight = readme.facts()["trucks"]["models"][name]["bypass-nearest-224"]
+    assert Counter(straight["answers"]).most_common(1)[0][0] == "cat"
+    assert straight["right"] < 5 < 15 < readme.facts()["trucks"]["models"][name]["preprocessing"]["right"]
+
+    by = readme.selection(name)
+    assert 0 <= by["test"]["test_accuracy"] - by["val"]["test_accuracy"] < 0.005, (
+        "choosing by the test split adds little"
+    )
+    assert by["test"]["test_accuracy"] < readme.BY_HAND["published"]["mobilenet_v2"]
+    assert by["input_size"] == 96
+
+
 def test_what_the_readme_says_of_few_images_is_true():
     rows = few_images.read(data_efficiency.TABLE)
     of = {(row["arm"], row["images_a_class"]): row for row in rows if row["draw"] == 0}
@@ -260,7 +290,9 @@ def test_the_figure_shows_the_shipped_models_and_the_figures_of_the_study():
 
 def test_the_published_mistake_comes_back():
     told = readme.facts()["trucks"]
-    assert told["model_sha256"] == {name: cc.load_card(name)["sha256"] for name in SHIPPED}, "run scripts/trucks.py"
+    hashes = {name: cc.load_card(name)["sha256"] for name in SHIPPED}
+    hashes |= {name: sha256 for name, (_, sha256) in published.trained().items()}
+    assert told["model_sha256"] == hashes, "run scripts/trucks.py"
     shrunk, straight = (told["models"][NAMES[1]][route] for route in ("preprocessing", "bypass-nearest-224"))
     assert shrunk["right"] == told["views"] == len(straight["answers"])
     assert straight["right"] <= 0.2 * told["views"]
