@@ -50,7 +50,7 @@ class Recipe:
     epochs: int
     by: str  # "accuracy" or "loss"
     patience: int  # epochs without a better one, after which training stops
-    rate: float
+    rate: float  # learning rate at the start
     halved_after: int | None = None  # epochs without a lower validation loss
     dtype: str = "float32"
 
@@ -173,7 +173,10 @@ def chosen(history, split, recipe):
 
 
 def halvings(history, patience):
-    """How often the learning rate was halved: once for each `patience` epochs in a row without a lower loss."""
+    """How often the learning rate was halved: once for each `patience` epochs in a row without a lower loss.
+
+    Keras's callback for this forgets its count when a training is stopped.
+    """
     best, waited, count = float("inf"), 0, 0
     for row in history if patience else ():
         waited = 0 if row["val_loss"] < best else waited + 1

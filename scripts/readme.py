@@ -142,13 +142,10 @@ def spread(card):
 
 
 def selection(name):
-    """What choosing the epoch by the test split, as was published, adds to a published network's accuracy.
-
-    Returns the rows of the epochs that each split chooses, by split, and the number of epochs.
-    """
+    """The epoch of a published network's training that each split chooses, "val" and "test", and its `input_size`."""
     record, recipe = json.loads((published.RESULTS / f"{name}.json").read_text()), published.RECIPES[name]
     rows = {split: published.chosen(record["history"], split, recipe)[0] for split in ("val", "test")}
-    return rows | {"epochs": len(record["history"]), "input_size": record["input_size"]}
+    return rows | {"input_size": record["input_size"]}
 
 
 def minutes(card):

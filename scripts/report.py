@@ -20,6 +20,7 @@ import mistune
 import nbformat
 import numpy as np
 import readme
+from mistune.toc import add_toc_hook
 from nbclient import NotebookClient
 from nbconvert import HTMLExporter
 from pygments.formatters import HtmlFormatter
@@ -94,6 +95,13 @@ def plots(results, folder):
     return {name: figure.get_figwidth() for name, figure in figures.items()}
 
 
+def html(text):
+    """Markdown as HTML, whose headings have the ids that GitHub gives them, so that links to them work on both."""
+    markdown = mistune.create_markdown(escape=False, plugins=["table"])
+    add_toc_hook(markdown, heading_id=lambda token, _: re.sub(r"[^\w\- ]", "", token["text"].lower()).replace(" ", "-"))
+    return markdown(text)
+
+
 def page(text, href):
     """A page of Markdown: where it goes, its heading and first paragraph, and all of it as HTML with links to HTML."""
     text = re.sub(r"\]\(([\w./-]+)\.(?:md|ipynb)((?:#[\w-]+)?)\)", r"](\1.html\2)", text)
@@ -104,9 +112,9 @@ def page(text, href):
         "href": href,
         "short": Path(href).stem.replace("-", " "),
         "heading": heading,
-        "teaser": mistune.html(teaser),
+        "teaser": html(teaser),
     }
-    return told | {"body": mistune.html(text)}
+    return told | {"body": html(text)}
 
 
 def write_pages(folder, results, origin, notebooks):

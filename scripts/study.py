@@ -1,6 +1,6 @@
 """Fill results/low_res_study.csv: what low resolution costs the models, a row for each condition and each route.
 
-    python scripts/study.py                 under an hour on two cores; goes on where it was interrupted
+    python scripts/study.py                 an hour or two on two cores; goes on where it was interrupted
     python scripts/study.py --model FILE    a model of your own: the part about delivery, into NAME.low_res.csv
 
 Needs CIFAR-10. Rows that are there already, for the same model file and settings, are kept. The published networks are

@@ -270,19 +270,21 @@ RECIPES["mobilenet_v2_robust"] = dataclasses.replace(
     expected_accuracy=(0.942, 0.960),
     expected_minutes=30,
 )
-# For one GPU, and not trained yet: longer, with CutMix, which pays in long trainings only (docs/experiments.md has the
-# runs they were planned by), on a CNN whose first layer learns and a MobileNetV2 whose BatchNorm does.
-_ON_GPU = {"augmentation": functools.partial(augment, shift=4, cutmix=0.5), "label_smoothing": 0.1}
+# For one GPU, longer, with CutMix, which pays in long trainings only; docs/experiments.md has the runs that they are
+# based on. Meant for a CNN whose first layer learns and a MobileNetV2 whose BatchNorm does. Not trained yet, so that
+# nothing is known of accuracy and time.
+_ON_GPU = {
+    "augmentation": functools.partial(augment, shift=4, cutmix=0.5),
+    "label_smoothing": 0.1,
+    "expected_accuracy": (0.0, 1.0),
+    "expected_minutes": math.inf,
+}
 RECIPES["custom_cnn_gpu"] = dataclasses.replace(
     RECIPES["custom_cnn"],
     **{**_ON_GPU, "name": "custom_cnn_gpu", "stages": ((225, 32),), "averaging": None},
-    expected_accuracy=(0.950, 0.970),
-    expected_minutes=700,
 )
 RECIPES["mobilenet_v2_gpu"] = dataclasses.replace(
     RECIPES["mobilenet_v2"],
     **{**_ON_GPU, "name": "mobilenet_v2_gpu", "stages": ((40, 128),), "batch_size": 250, "learning_rate": 1e-3},
     mixed_precision=True,
-    expected_accuracy=(0.955, 0.975),
-    expected_minutes=500,
 )
