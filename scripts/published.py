@@ -40,6 +40,7 @@ RUNS, RESULTS = ROOT / "runs", ROOT / "results"
 SIZE = 96  # px, of MobileNetV2
 TRAINED = 50  # the last layers of the base, which are trained; pooling and head are not counted
 HEAD_EPOCHS = 10
+MINUTES = 4  # of an epoch of either network, on one core
 FROZEN = "block_10_project_BN"  # all layers up to this one are frozen, so its output is computed only once
 
 
@@ -123,6 +124,8 @@ def train(model, data, recipe=None, runs=RUNS, results=RESULTS):
         optimizer = keras.optimizers.Adam(recipe.rate)
         learner.compile(optimizer, "sparse_categorical_crossentropy", metrics=["accuracy"], jit_compile=False)
     history = told["history"]
+    left = f"{recipe.epochs - len(history)} of {recipe.epochs} epochs are left at most"
+    print(f"{name}: {left}, some {MINUTES} min each on one core; it may stop earlier")
     while len(history) < recipe.epochs and not all(
         history and chosen(history, split, recipe)[1] for split in ("val", "test")
     ):

@@ -3,7 +3,8 @@
     python scripts/release.py train NAME ...        train by the recipe, calibrate, write file and card
     python scripts/release.py seeds NAME SEED ...   train the same recipe with further seeds, and note them on the card
     KERAS_BACKEND=jax python scripts/release.py train NAME --gpu     the same by the longer recipe for one GPU; so seeds
-    python scripts/release.py measure [NAME ...]    write the card's figures and the recorded answers to the test split
+    python scripts/release.py measure [NAME ...]    write the card's figures and the recorded answers to the test split;
+                                                    without a name, of each model that lacks them
 
 Needs CIFAR-10. Trainings go on where they were interrupted. Only `measure` looks at the test split: trainings and
 choices are over when it runs. Files and cards are written in one step.
@@ -29,7 +30,7 @@ from PIL import Image
 from scipy.special import softmax
 from sklearn.datasets import load_digits
 
-from cifar_compare.artefacts import SHIPPED
+from cifar_compare.artefacts import SHIPPED, verify
 from cifar_compare.data import digests
 from cifar_compare.evaluation import proportion_interval
 from cifar_compare.models import IMAGE_SIZE, resize
@@ -156,6 +157,16 @@ def add_seed(name, seed, data, runs, gpu=False):
     return row
 
 
+def is_measured(name):
+    """Whether the card and the recorded answers of a model are there, and tell of its file as it is."""
+    path = MODELS / f"{name}.keras"
+    try:
+        verify(name, cc.load_card(path))
+        return "test" in cc.load_card(path) and bool(cc.load_predictions(path))
+    except cc.ArtefactError:
+        return False
+
+
 def measure(name, data):
     """Write the figures of one model onto its card, and its answers to the test images beside it."""
     path, file = MODELS / f"{name}.json", MODELS / f"{name}.keras"
@@ -245,9 +256,13 @@ def main():
     seeds.add_argument("seeds", nargs="+", type=int, metavar="SEED")
     for command in (trained, seeds):
         command.add_argument("--gpu", action="store_true", help="by the longer recipe for one GPU")
-    commands.add_parser("measure").add_argument("names", nargs="*", default=SHIPPED, metavar="NAME")
+    commands.add_parser("measure").add_argument("names", nargs="*", choices=[[], *SHIPPED], metavar="NAME")
     given = parser.parse_args()
-    data = cc.load_cifar10()
+    if given.command == "measure":
+        given.names = given.names or [name for name in SHIPPED if not is_measured(name)]
+        told = f"{', '.join(given.names)}, some 3 min each on two cores" if given.names else "nothing, all is there"
+        print(f"measuring {told}")
+    data = cc.load_cifar10() if given.names else None
     for name in given.names:
         if given.command == "train":
             train(name, data, given.runs, given.gpu)

@@ -73,6 +73,7 @@ def main():
         if known["model_sha256"].get(name) == sha256:
             told[name] = known["models"][name]
         elif place:
+            print(f"{TABLE.name}: measuring {name}, about a minute")
             trucks = pictures() if trucks is None else trucks
             told[name] = answers(cc.load_model(place), trucks)
         else:

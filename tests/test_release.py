@@ -17,6 +17,7 @@ import readme
 import release
 
 import cifar_compare as cc
+from cifar_compare.artefacts import SHIPPED
 from cifar_compare.roles import layers_of, parts
 
 
@@ -32,7 +33,9 @@ def test_a_model_is_trained_measured_and_replaced(tmp_path, monkeypatch):
     def train_and_measure():
         release.train("custom_cnn", data, tmp_path / "runs")
         trained = cc.load_card("custom_cnn")
+        assert not release.is_measured("custom_cnn")
         release.measure("custom_cnn", data)
+        assert release.is_measured("custom_cnn")
         return trained, cc.load_card("custom_cnn")
 
     trained, card = train_and_measure()
@@ -97,6 +100,27 @@ def test_the_recipes_for_a_gpu_train_what_tensorflow_loads(name, backend, tmp_pa
     assert card["recipe"]["augmentation"]["cutmix"] == 0.5
     kind = keras.layers.Conv2D if name == "custom_cnn" else keras.layers.BatchNormalization
     assert all(layer.trainable_weights for layer in layers_of(parts(model)[1], kind))
+
+
+def test_only_models_that_lack_figures_are_measured_and_what_is_done_is_told_first(monkeypatch, capsys):
+    measured, there = [], {"custom_cnn", "mobilenet_v2"}
+    monkeypatch.setattr(release, "is_measured", there.__contains__)
+    monkeypatch.setattr(release, "measure", lambda name, data: measured.append(name))
+    monkeypatch.setattr(cc, "load_cifar10", lambda: print("data are read"))
+    for names in ([], ["mobilenet_v2"]):
+        monkeypatch.setattr(sys, "argv", ["release.py", "measure", *names])
+        release.main()
+    assert measured == ["custom_cnn_robust", "mobilenet_v2_robust", "mobilenet_v2"]
+    there.update(SHIPPED)
+    monkeypatch.setattr(sys, "argv", ["release.py", "measure"])
+    release.main()
+    assert capsys.readouterr().out.splitlines() == [
+        "measuring custom_cnn_robust, mobilenet_v2_robust, some 3 min each on two cores",
+        "data are read",
+        "measuring mobilenet_v2, some 3 min each on two cores",
+        "data are read",
+        "measuring nothing, all is there",
+    ]
 
 
 def test_a_model_without_a_recipe_for_a_gpu_is_refused():

@@ -266,7 +266,7 @@ def test_a_model_of_one_size_of_pictures_is_refused_before_any_work(split):
         study.measure(fixed, split)
 
 
-def test_the_table_is_filled_where_it_lacks_rows(folder, split, tmp_path, monkeypatch):
+def test_the_table_is_filled_where_it_lacks_rows(folder, split, tmp_path, monkeypatch, capsys):
     table = tmp_path / "new folder" / "table.csv"
     conditions = [dataclasses.replace(NATIVE, n=20), dataclasses.replace(PUBLISHED, n=10)]
     paths = {name: folder / f"{name}.keras" for name in ("custom_cnn", "mobilenet_v2")}
@@ -284,11 +284,15 @@ def test_the_table_is_filled_where_it_lacks_rows(folder, split, tmp_path, monkey
     monkeypatch.setattr(sys.modules["cifar_compare.study.measure"], "measure", counted)
     fill(paths, split, conditions[:1])
     assert asked == [("custom_cnn", "content-32"), ("mobilenet_v2", "content-32")]
+    told = f"{table}: measuring 1 of 1 conditions with custom_cnn, mobilenet_v2, about 1 min on two cores\n"
+    assert capsys.readouterr().out == told
     before = table.read_bytes()
     fill(paths, split, conditions)
     assert asked == [("custom_cnn", "published"), ("mobilenet_v2", "published")]
+    capsys.readouterr()
     whole = fill(paths, split, conditions)
     assert asked == []
+    assert not capsys.readouterr().out
     assert set(before.splitlines()) < set(table.read_bytes().splitlines())
     assert sorted(row["id"] for row in whole) == [row["id"] for row in study.read(table)]
     assert not list(table.parent.glob("*.partial"))
