@@ -4,7 +4,8 @@
 
 docs/templates/experiments.md tells what came of it, and of the trainings in full that results/full_runs.json keeps.
 Measured on the validation split. Every run differs in one thing from the recipe in short, which is run with three
-seeds: their spread is the noise that an idea has to get out of. The input resolution of MobileNetV2 was tried likewise.
+seeds: their spread is the noise that an idea has to get out of. The input resolution of MobileNetV2 was tried likewise,
+and what the first layer does in noisy pictures.
 The record also has a deeper network, whose code is gone because it was worth nothing.
 """
 
@@ -32,7 +33,7 @@ ROOT = Path(__file__).resolve().parents[1]
 RECORD = ROOT / "results" / "experiments.json"
 FULL = ROOT / "results" / "full_runs.json"  # by other recipes than today's, added by hand; "released" where that was
 WIDTHS = (64, 256, 256)  # half of the recipe's time
-SEEDS = (0, 1, 2)  # of the recipe itself; an idea is run with the first
+SEEDS = (0, 1, 2)  # of the recipe itself, and of "whitening"; an idea is run with the first
 INPUT_SIZES = (96, 128)  # px, of MobileNetV2, each tried for two epochs on a tenth of the training images
 USUAL = cc.RECIPES["custom_cnn"]
 augmentation = partial(cc.augment, shift=4, cutout=10)  # of the recipe in short
@@ -140,13 +141,17 @@ IDEAS = {
 }
 
 
+def trained(idea, seed, data, fields):
+    """The network of an idea, trained; its recipe, and the last epoch."""
+    recipe, model = short_recipe(**{**fields, **idea.recipe, "seed": seed}), build(seed, **idea.network)
+    with tempfile.TemporaryDirectory() as folder:
+        return model, recipe, cc.train(model, data, recipe, folder)[-1]
+
+
 def run(name, seed, data, **fields):
     """Train one idea with one seed, and with further fields for tests; its row for the record."""
-    idea = IDEAS[name]
-    recipe, model = short_recipe(**{**fields, **idea.recipe, "seed": seed}), build(seed, **idea.network)
-    start = time.perf_counter()
-    with tempfile.TemporaryDirectory() as folder:
-        last = cc.train(model, data, recipe, folder)[-1]
+    idea, start = IDEAS[name], time.perf_counter()
+    _, recipe, last = trained(idea, seed, data, fields)
     row = {"idea": name, "says": idea.says, "seed": seed, "seconds": time.perf_counter() - start}
     row |= {"validation_images": len(data.validation), "training_images": len(data.train)}
     row |= {key: last[key] for key in ("val_accuracy", "val_loss", "accuracy", "hardware")}
@@ -154,28 +159,41 @@ def run(name, seed, data, **fields):
     return row | {"recipe": {key: value for key, value in described if not key.startswith("expected_")}}
 
 
-def try_input_sizes(data):
+def try_input_sizes(seed, data):
     """MobileNetV2 after a short training at either input resolution; the row for the record."""
     chosen = np.concatenate([np.flatnonzero(data.train.labels == label)[:450] for label in range(10)])
     few = cc.Split(data.train.images[chosen], data.train.labels[chosen])
     results = {}
     for size in INPUT_SIZES:
-        recipe = dataclasses.replace(cc.RECIPES["mobilenet_v2"], stages=((2, size),))
-        model = cc.build_mobilenet_v2(input_size=size)
+        recipe = dataclasses.replace(cc.RECIPES["mobilenet_v2"], stages=((2, size),), seed=seed)
+        model = cc.build_mobilenet_v2(input_size=size, seed=seed)
         with tempfile.TemporaryDirectory() as folder:
             cc.train(model, dataclasses.replace(data, train=few), recipe, folder)
         results[size] = cc.evaluate(model, data.validation)
     paired = cc.compare(*reversed(results.values()))
-    row = {"idea": "input-size", "seed": 0, "training_images": len(few), "epochs": recipe.epochs}
+    row = {"idea": "input-size", "seed": seed, "training_images": len(few), "epochs": recipe.epochs}
     row |= {"validation_images": len(data.validation)}
     row |= {"sizes": {size: {"accuracy": of.accuracy, "interval": of.interval} for size, of in results.items()}}
     return row | {"difference": {"value": paired.difference, "interval": paired.interval, "p_value": paired.p_value}}
 
 
+def try_whitening(seed, data, **fields):
+    """Accuracy on clean and on noisy images with a first layer that whitens, and with one that learns; a row."""
+    row, severities = {"idea": "whitening", "seed": seed, "validation_images": len(data.validation)}, range(6)
+    given = [cc.study.degrade.corrupt(data.validation.images, "gaussian_noise", severity) for severity in severities]
+    for name in ("recipe", "no-whitening"):
+        model, _, last = trained(IDEAS[name], seed, data, fields)
+        row[name] = [cc.evaluate(model, (images, data.validation.labels)).accuracy for images in given]
+    return row | {"hardware": last["hardware"]}
+
+
+OTHERS = {"input-size": try_input_sizes, "whitening": try_whitening}
+
+
 def missing(rows, names):
     """The (idea, seed) pairs that the rows lack, the recipe's own seeds first."""
     done = {(row["idea"], row["seed"]) for row in rows}
-    wanted = [(name, seed) for name in names for seed in (SEEDS if name == "recipe" else SEEDS[:1])]
+    wanted = [(name, seed) for name in names for seed in (SEEDS if name in ("recipe", "whitening") else SEEDS[:1])]
     return [pair for pair in sorted(wanted, key=lambda pair: pair[0] != "recipe") if pair not in done]
 
 
@@ -199,7 +217,7 @@ def worth(rows):
     """What the template tells: the recipe's own runs, their noise, and what each idea moved, the worst first."""
     own = [row for row in rows if row["idea"] == "recipe"]
     mean, band = np.mean([row["val_accuracy"] for row in own]), noise([row["val_accuracy"] for row in own])
-    tried = [row | {"gain": row["val_accuracy"] - mean} for row in rows if row["idea"] not in ("recipe", "input-size")]
+    tried = [row | {"gain": row["val_accuracy"] - mean} for row in rows if row["idea"] not in ("recipe", *OTHERS)]
     for row in tried:
         row["verdict"] = "no" if abs(row["gain"]) <= band else "better" if row["gain"] > 0 else "worse"
     left = [idea.says for name, idea in IDEAS.items() if name not in {row["idea"] for row in rows}]
@@ -239,7 +257,7 @@ def full_runs():
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    names = [*IDEAS, "input-size"]
+    names = [*IDEAS, *OTHERS]
     parser.add_argument("ideas", nargs="*", metavar="IDEA", help=f"default: all of {' '.join(names)}")
     given = parser.parse_args()
     if unknown := sorted(set(given.ideas) - set(names)):
@@ -247,7 +265,7 @@ def main():
     rows, data = recorded(), cc.load_cifar10()
     for name, seed in missing(rows, given.ideas or names):
         print(f"{name}, seed {seed}")
-        rows.append(try_input_sizes(data) if name == "input-size" else run(name, seed, data))
+        rows.append(OTHERS[name](seed, data) if name in OTHERS else run(name, seed, data))
         write_json(RECORD, rows)
 
 

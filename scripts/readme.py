@@ -154,13 +154,31 @@ def minutes(card):
     return ", ".join(dict.fromkeys(f"{row['seconds'] / 60:.0f} min on {row['hardware'].split(',')[0]}" for row in rows))
 
 
+def operations(card, recipe):
+    """Floating-point operations of a training: three times those of a forward pass, two for each multiply-add."""
+    epochs = sum(epochs * (size / card["input_size"]) ** 2 for epochs, size in recipe.stages)
+    return 3 * 2 * card["multiply_adds"] * (50_000 - card["validation"]["n"]) * epochs
+
+
 def facts():
     """What the templates may tell, by the names that they use."""
     answers, timed = {name: cc.load_predictions(name) for name in SHIPPED}, json.loads(bench.RECORD.read_text())
     latency = {row["model"]: row["latency_ms"] for row in timed["inference"] if row["on"] == "TensorFlow"}
     told_by = {
         each.__name__: each
-        for each in (told, few, title, spread, minutes, selection, percent, interval, counted, proportion_interval)
+        for each in (
+            told,
+            few,
+            title,
+            spread,
+            minutes,
+            operations,
+            selection,
+            percent,
+            interval,
+            counted,
+            proportion_interval,
+        )
     }
     return told_by | {
         **{"cc": cc, "experiments": experiments, "study": Study()},

@@ -42,13 +42,27 @@ def test_a_run_trains_by_the_idea(data):
 def test_both_input_resolutions_are_tried_on_the_same_images(data, monkeypatch):
     monkeypatch.setattr(experiments, "INPUT_SIZES", (32, 40))
     build = cc.build_mobilenet_v2
-    monkeypatch.setattr(cc, "build_mobilenet_v2", lambda input_size: build(None, input_size))
+    monkeypatch.setattr(cc, "build_mobilenet_v2", lambda input_size, seed: build(None, input_size, seed))
     monkeypatch.setattr(cc, "train", lambda model, data, recipe, folder: given.append((len(data.train), recipe.stages)))
     given = []
-    made = experiments.try_input_sizes(data)
+    made = experiments.try_input_sizes(0, data)
     assert given == [(100, ((2, 32),)), (100, ((2, 40),))]
     accuracies = [run["accuracy"] for run in made["sizes"].values()]
     assert made["difference"]["value"] == pytest.approx(accuracies[1] - accuracies[0])
+
+
+def test_the_first_layer_is_tried_both_ways_in_clean_and_in_noisy_images(data, monkeypatch):
+    networks, train = [], cc.train
+    monkeypatch.setattr(cc, "train", lambda model, *rest: networks.append(model) or train(model, *rest))
+    row = experiments.try_whitening(1, data, **TINY)
+    images, labels = data.validation.images, data.validation.labels
+    assert [len(row[name]) for name in ("recipe", "no-whitening")] == [6, 6]
+    noisy = cc.study.degrade.corrupt(images, "gaussian_noise", 2)
+    for model, name in zip(networks, ("recipe", "no-whitening"), strict=True):
+        assert parts(model)[1].get_layer("whiten").kernel.trainable == (name == "no-whitening")
+        assert row[name][0] == cc.evaluate(model, (images, labels)).accuracy
+        assert row[name][2] == cc.evaluate(model, (noisy, labels)).accuracy
+    assert experiments.missing([row], ["whitening"]) == [("whitening", 0), ("whitening", 2)]
 
 
 def narrow(idea="recipe"):
