@@ -102,7 +102,7 @@ def train(model, data, recipe=None, runs=RUNS, results=RESULTS):
         folder.mkdir(parents=True, exist_ok=True)
     recipe, name = recipe or RECIPES[model.name], model.name
     checkpoint, best, partial, record = (
-        runs / f"{name}.{end}" for end in ("checkpoint.keras", "best.keras", "partial.keras", "json")
+        runs / f"{name}.{end}" for end in ("checkpoint.keras", "best.keras", "partial.keras", "history.json")
     )
     if name in (done := trained(runs, results)) and done[name][0]:
         print(f"{done[name][0]} is trained")

@@ -149,9 +149,11 @@ def selection(name):
 
 
 def minutes(card):
-    """In words, how long the released model trained, and how long its recipe takes on two cores."""
-    rows = (experiments.trainings(card)[0], experiments.on_two_cores(card))
-    return ", ".join(dict.fromkeys(f"{row['seconds'] / 60:.0f} min on {row['hardware'].split(',')[0]}" for row in rows))
+    """In words, how long the released model trained, and how long its recipe takes on two cores, how accurate then."""
+    released, other = experiments.trainings(card)[0], experiments.on_two_cores(card)
+    told = [f"{row['seconds'] / 60:.0f} min on {row['hardware'].split(',')[0]}" for row in (released, other)]
+    accurate = f" ({percent(other['test_accuracy'], 1)}&nbsp;% then)" if "test_accuracy" in other else ""
+    return told[0] if other == released else f"{told[0]}, {told[1]}{accurate}"
 
 
 def operations(card, recipe):

@@ -242,6 +242,7 @@ def test_what_the_pages_say_of_the_published_mobilenet_v2_is_true():
     trucks = readme.facts()["trucks"]["models"][name]
     assert Counter(trucks["bypass-nearest-224"]["answers"]).most_common(1)[0][0] == "cat"
     assert trucks["bypass-nearest-224"]["right"] < 5 < 15 < trucks["preprocessing"]["right"]
+    assert "cat" not in trucks["bypass-nearest"]["answers"], "the cat comes back only at an untrained size"
 
     by = readme.selection(name)
     assert 0 <= by["test"]["test_accuracy"] - by["val"]["test_accuracy"] < 0.005, (
@@ -297,6 +298,18 @@ def test_the_published_mistake_comes_back():
     assert shrunk["right"] == told["views"] == len(straight["answers"])
     assert straight["right"] <= 0.2 * told["views"]
     assert Counter(straight["answers"]).most_common(1)[0][0] == "cat"
+    assert "cat" not in told["models"][NAMES[1]]["bypass-nearest"]["answers"], "it comes back only at 224 px"
+
+
+def test_what_the_pages_say_of_the_first_layer_in_noise_is_true():
+    rows = [row for row in experiments.recorded() if row["idea"] == "whitening"]
+    whitens, learnt = (np.array([row[name] for row in rows]) for name in ("recipe", "no-whitening"))
+    assert len(rows) > 1
+    assert 0 < np.min(whitens[:, 0] - learnt[:, 0]) <= np.max(whitens[:, 0] - learnt[:, 0]) < 0.02
+    assert np.max(whitens[:, 1]) < 0.5 * np.min(learnt[:, 1])
+    of = readme.Study().rows
+    lead = of["mobilenet_v2/gaussian_noise-1/preprocessing"]["minus_first"]
+    assert np.min(learnt[:, 1] - whitens[:, 1]) > 0.5 * lead, "most of the lead is that layer's work"
 
 
 def test_the_figure_about_few_images_is_that_of_the_table():
