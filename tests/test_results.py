@@ -319,6 +319,12 @@ def test_the_published_mistake_comes_back():
     assert "cat" not in told["models"][NAMES[1]]["bypass-nearest"]["answers"], "it comes back only at 224 px"
 
 
+def test_the_released_cnn_is_the_better_training_with_seed_0():
+    found = [row["validation_accuracy"] for row in experiments.trainings(cc.load_card(NAMES[0])) if row["seed"] == 0]
+    assert len(found) == 2
+    assert found[0] == max(found)
+
+
 def test_what_the_pages_say_of_the_first_layer_in_noise_is_true():
     rows = [row for row in experiments.recorded() if row["idea"] == "whitening"]
     whitens, learnt = (np.array([row[name] for row in rows]) for name in ("recipe", "no-whitening"))
