@@ -219,7 +219,7 @@ def worth(rows):
     mean, band = np.mean([row["val_accuracy"] for row in own]), noise([row["val_accuracy"] for row in own])
     tried = [row | {"gain": row["val_accuracy"] - mean} for row in rows if row["idea"] not in ("recipe", *OTHERS)]
     for row in tried:
-        row["verdict"] = "no" if abs(row["gain"]) <= band else "better" if row["gain"] > 0 else "worse"
+        row["verdict"] = "not shown" if abs(row["gain"]) <= band else "better" if row["gain"] > 0 else "worse"
     left = [idea.says for name, idea in IDEAS.items() if name not in {row["idea"] for row in rows}]
     return {"own": own, "mean": mean, "noise": band, "tried": sorted(tried, key=itemgetter("gain")), "left": left}
 

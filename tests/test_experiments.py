@@ -170,7 +170,7 @@ def test_noise_is_told_from_effect():
     # Student's t for two degrees of freedom, 4.30, times 0.2 points, times the root of 4/3: 0.99 points.
     assert told["noise"] == pytest.approx(0.00994, abs=1e-5)
     assert [(each["idea"], each["verdict"]) for each in told["tried"]] == [
-        *(("no-cutout", "worse"), ("mixup", "no"), ("longer", "better"))
+        *(("no-cutout", "worse"), ("mixup", "not shown"), ("longer", "better"))
     ]
     assert [each["gain"] for each in told["tried"]] == pytest.approx([-0.022, -0.006, 0.023])
     assert experiments.IDEAS["muon"].says in told["left"]

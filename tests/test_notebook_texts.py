@@ -193,7 +193,10 @@ def test_notebook_4_about_blocks(told):
 def test_notebook_4_about_faults(told):
     rows = [row for row in told.of.values() if (row["model"], row["route"]) == ("mobilenet_v2", "preprocessing")]
     ahead = {row["condition"]: row for row in rows}
-    says(4, "it is ahead at every size, and most clearly in the middle")
+    says(
+        4,
+        "Our MobileNetV2 needs *less* content than our CNN: it is ahead at every size, and most clearly in the middle",
+    )
     sizes = (8, 12, 16, 24, 32)
     assert min(ahead[f"content-{size}"]["minus_first_low"] for size in sizes) > 0
     assert sizes[np.argmax([ahead[f"content-{size}"]["minus_first"] for size in sizes])] in (12, 16)
@@ -309,20 +312,22 @@ def test_notebook_6(told):
     assert min(gains.values()) > 0.05
 
     says(
-        6,
-        "With only the upper half of the layers fine-tuned MobileNetV2 loses less than two points, and learns in less",
+        6, "it is less than two points behind with 100 and with 1,000 images a class, level with 10 on the same images,"
     )
     first = {(row["arm"], row["images_a_class"]): row for row in rows if row["draw"] == 0}
     assert [size for arm, size in first if arm == "mobilenet_v2_upper_half"] == [10, 100, 1000]
     for size in (10, 100, 1000):
         half, whole = first["mobilenet_v2_upper_half", size], first["mobilenet_v2", size]
-        assert abs(half["accuracy"] - whole["accuracy"]) < 0.02
+        assert (half["accuracy"] > whole["low"]) if size == 10 else 0 < whole["accuracy"] - half["accuracy"] < 0.02
         assert half["seconds"] < whole["seconds"]
 
     says(6, "**With 10 and with 50 images a class, three training sets were drawn** (one for MobileNetV2 from random")
     for (arm, size), found in shares.items():
         assert len(found) == (3 if size in (10, 50) and arm in (*NAMES, "mobilenet_v2_head") else 1)
-    says(6, "Not measured so far: 25 and 250 images a class, and MobileNetV2 from random weights with more than 500")
+    says(
+        6, "Not measured so far: 25 and 250 images a class, MobileNetV2 from random weights with more than 500, and the"
+    )
+    assert ("mobilenet_v2_head", 4500) not in means
     for arm in (*NAMES, "mobilenet_v2_head", "mobilenet_v2_scratch"):
         assert [size for size in (10, 50, 100, 500, 1000, 25, 250) if (arm, size) in means] == [
             10,
@@ -343,8 +348,21 @@ def test_notebook_6(told):
     for arm in NAMES:
         assert float(tried[arm, 2 * few_images.STEPS]["accuracy"]) < float(tried[arm, few_images.STEPS]["high"])
 
-    says(6, "It leads the CNN at every budget")
-    assert means["mobilenet_v2", 10] > max(means["custom_cnn", size] for size in (10, 50, 100))
+    says(6, "Wherever both lines were measured it lies above the CNN")
+    taken = {
+        arm: [
+            (
+                np.mean([row["seconds"] for row in rows if (row["arm"], row["images_a_class"]) == (arm, size)]),
+                means[key],
+            )
+            for key in sorted(means)
+            if key[0] == arm and (size := key[1]) < 4500
+        ]
+        for arm in NAMES
+    }
+    (cnn_seconds, cnn_means), (seconds, tuned) = (zip(*sorted(taken[arm]), strict=True) for arm in NAMES)
+    for second, accuracy in zip(cnn_seconds, cnn_means, strict=True):
+        assert second < seconds[0] or accuracy < np.interp(np.log(second), np.log(seconds), tuned)
     says(6, "Fine-tuning all layers takes several minutes to overtake that")
     assert (
         means["mobilenet_v2", 50]

@@ -213,6 +213,14 @@ def test_what_the_pages_say_of_cifar_10_c_is_true():
     quiet, new = (told.of_cifar_10_c(kinds - found) for found in (noise, {"gaussian_noise", *FIRST}))
     cnn, mobile = NAMES
     assert abs(every[mobile] - every["Standard"]) < 3 < 5 < every["Standard"] - every[cnn]
+    loud = told.of_cifar_10_c(noise)
+    assert loud[mobile] < loud["Standard"] - 5
+    assert quiet[mobile] > quiet["Standard"] + 3
+    unlike = ("brightness", "elastic_transform", "fog", "frost", "snow")
+    assert len(kinds - {"gaussian_noise", *FIRST} - set(unlike)) == 6
+    rest = told.of_cifar_10_c(unlike)
+    for name in NAMES:
+        assert 0 < rest[f"{name}_robust"] - rest[name] < new[f"{name}_robust"] - new[name], "the gain is smaller"
     assert abs(quiet[cnn] - quiet["Standard"]) < 3, "without noise the two are about level"
     assert every["published_cnn"] > every[cnn], "ahead of ours"
     assert quiet["published_cnn"] < quiet[cnn], "without noise it is behind"
@@ -240,8 +248,16 @@ def test_what_the_pages_say_of_four_networks_in_noise_is_true():
     for i in range(1, 6):
         place = f"gaussian_noise-{i}/preprocessing"
         assert told[f"mobilenet_v2/{place}"]["minus_first_low"] > 0, "ours leads at every strength"
+        assert low[f"published_cnn/{place}"] > high[f"custom_cnn/{place}"]
         assert low[f"published_mobilenet_v2/{place}"] > high[f"published_cnn/{place}"], "so does the published one"
         assert low[f"published_cnn/{place}"] > high[f"mobilenet_v2/{place}"], "which is behind both published networks"
+    cnn, mobile = "published_cnn", "published_mobilenet_v2"
+    for ahead, behind, kind in ((cnn, mobile, "pixelate"), (mobile, cnn, "gaussian_blur")):
+        for i in (4, 5):
+            place = f"{kind}-{i}/preprocessing"
+            assert low[f"{ahead}/{place}"] > high[f"{behind}/{place}"]
+            ends = [told[f"mobilenet_v2/{place}"][f"minus_first_{end}"] for end in ("low", "high")]
+            assert max(ends) < 0 if ahead == cnn else min(ends) > 0, "in both pairs in the same way"
     for name in ("published_cnn", "published_mobilenet_v2"):
         assert high[f"{name}/content-32/preprocessing"] < low["custom_cnn/content-32/preprocessing"] - 0.04
 
@@ -252,7 +268,8 @@ def test_what_the_pages_say_of_the_published_networks_is_true():
         {network: told[f"{network}/published/{route}"]["accuracy"] for network in (name, "published_cnn")}
         for route in ("bypass-nearest", "preprocessing")
     )
-    assert straight["published_cnn"] - straight[name] > 0.3 > 0.04 > abs(shrunk["published_cnn"] - shrunk[name])
+    assert straight["published_cnn"] - straight[name] > 0.3 > 0.04 > shrunk["published_cnn"] - shrunk[name] > 0
+    assert told["mobilenet_v2/published/preprocessing"]["minus_first_low"] > 0, "as ours does"
     straight = told[f"{name}/published/bypass-nearest"]
     assert straight["minus_native_high"] < -0.2
     assert straight["minus_preprocessing"] / straight["minus_native"] > 0.8, "the account holds"
@@ -261,6 +278,7 @@ def test_what_the_pages_say_of_the_published_networks_is_true():
     assert Counter(trucks["bypass-nearest-224"]["answers"]).most_common(1)[0][0] == "cat"
     assert trucks["bypass-nearest-224"]["right"] < 5 < 15 < trucks["preprocessing"]["right"]
     assert "cat" not in trucks["bypass-nearest"]["answers"], "the cat comes back only at an untrained size"
+    assert trucks["bypass-nearest"]["right"] >= trucks["preprocessing"]["right"], "does not hold at 96×96"
 
     for network, theirs in zip(published.RECIPES, NAMES, strict=True):
         by = readme.selection(network)
@@ -329,11 +347,12 @@ def test_what_the_pages_say_of_the_first_layer_in_noise_is_true():
     rows = [row for row in experiments.recorded() if row["idea"] == "whitening"]
     whitens, learnt = (np.array([row[name] for row in rows]) for name in ("recipe", "no-whitening"))
     assert len(rows) > 1
-    assert 0 < np.min(whitens[:, 0] - learnt[:, 0]) <= np.max(whitens[:, 0] - learnt[:, 0]) < 0.02
-    assert np.max(whitens[:, 1]) < 0.5 * np.min(learnt[:, 1])
+    assert 0 < np.min(whitens[:, 0] - learnt[:, 0]) <= np.max(whitens[:, 0] - learnt[:, 0]) < 0.0125
+    assert np.max(whitens[:, 1:4] / learnt[:, 1:4]) < 0.5, "up to the third strength"
     of = readme.Study().rows
-    lead = of["mobilenet_v2/gaussian_noise-1/preprocessing"]["minus_first"]
-    assert np.min(learnt[:, 1] - whitens[:, 1]) > 0.5 * lead, "most of the lead is that layer's work"
+    assert np.min(learnt[:, 1]) > of["mobilenet_v2/gaussian_noise-1/preprocessing"]["accuracy_high"]
+    lead = of["mobilenet_v2/gaussian_noise-5/preprocessing"]["minus_first"]
+    assert np.ptp(whitens[:, 5]) > lead, "could vanish with another seed"
 
 
 def test_the_figure_about_few_images_is_that_of_the_table():
