@@ -45,8 +45,9 @@ def build_custom_cnn(seed=0, widths=(128, 384, 384), classes=10, whitened=True):
     draw = keras.random.SeedGenerator(seed)
     pixels = keras.Input((None, None, 3), name="network_pixels")
     x = layers.Normalization(mean=_MEAN, variance=_VARIANCE, name="normalise")(pixels)
-    x = layers.Conv2D(24, 2, kernel_initializer=_fan_in(draw), name="whiten")(x)
-    x = layers.Activation("gelu", name="whiten_gelu")(x)
+    first = "whiten" if whitened else "first"
+    x = layers.Conv2D(24, 2, kernel_initializer=_fan_in(draw), name=first)(x)
+    x = layers.Activation("gelu", name=f"{first}_gelu")(x)
     for block, width in enumerate(widths, start=1):
         for half in "ab":
             x = layers.Conv2D(
@@ -68,7 +69,7 @@ def build_custom_cnn(seed=0, widths=(128, 384, 384), classes=10, whitened=True):
     network = keras.Model(pixels, layers.Softmax(name="probabilities")(x), name="network")
 
     # A whitening kernel is set once from the data's statistics and stays; only its bias learns.
-    network.get_layer("whiten").kernel.trainable = not whitened
+    network.get_layer(first).kernel.trainable = not whitened
     for layer in network.layers:
         if layer.name.startswith("conv"):
             _start_as_identity(layer)
