@@ -481,7 +481,11 @@ def test_no_global_setting_of_keras_matters(name, data, trained, keras_setting):
 
 ON_TWO_DEVICES = """
 import os
-os.environ["KERAS_BACKEND"], os.environ["XLA_FLAGS"] = "jax", "--xla_force_host_platform_device_count=2"
+os.environ["KERAS_BACKEND"], os.environ["XLA_FLAGS"] = "jax", " ".join((
+    "--xla_force_host_platform_device_count=2",
+    # On a busy machine a device may wait for the other for longer than the usual 40 s.
+    "--xla_cpu_collective_call_terminate_timeout_seconds=1200",
+))
 import dataclasses, tempfile
 import cifar_compare as cc
 import keras, numpy as np
