@@ -285,6 +285,7 @@ def test_what_the_pages_say_of_the_published_networks_is_true():
         added = by["test"]["test_accuracy"] - by["val"]["test_accuracy"]
         assert 0 <= added < 0.005, "choosing by the test split adds little"
         assert by["test"]["test_accuracy"] < readme.BY_HAND["published"][theirs]
+        assert (by["test"]["epoch"] == by["val"]["epoch"]) == (network == "published_cnn"), "the same epoch"
     assert by["input_size"] == 96
 
 
@@ -335,6 +336,11 @@ def test_the_published_mistake_comes_back():
     assert straight["right"] <= 0.2 * told["views"]
     assert Counter(straight["answers"]).most_common(1)[0][0] == "cat"
     assert "cat" not in told["models"][NAMES[1]]["bypass-nearest"]["answers"], "it comes back only at 224 px"
+
+
+def test_the_published_cnn_of_the_race_ended_as_high_as_that_by_its_recipe():
+    best = readme.selection("published_cnn")["val"]["val_accuracy"]
+    assert readme.facts()["timed"]["race"]["published_best"] == pytest.approx(best, abs=0.002)
 
 
 def test_the_released_cnn_is_the_better_training_with_seed_0():
