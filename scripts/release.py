@@ -36,8 +36,9 @@ from cifar_compare.evaluation import proportion_interval
 from cifar_compare.models import IMAGE_SIZE, resize
 from cifar_compare.pictures import read_picture
 from cifar_compare.recipes import describe
-from cifar_compare.roles import input_size, multiply_adds
+from cifar_compare.roles import input_size, multiply_adds, parts
 from cifar_compare.system import path_from, write, write_json
+from cifar_compare.training import batches, measure_statistics
 
 # Released models that go on from another.
 STARTS = {"custom_cnn_robust": "custom_cnn", "mobilenet_v2_robust": "mobilenet_v2"}
@@ -57,6 +58,10 @@ PHOTOGRAPHS = (
     *("grass.png", "gravel.png", "motorcycle_left.png", "rocket.jpg"),
 )
 TILE = 128  # px
+# How much of the way from the model that it goes on from to the end of its training a robust model is taken, and how
+# much accuracy on clean validation images that may cost.
+SHARES, PRICE = (0.3, 0.5, 0.7, 1.0), 0.005
+DAMAGE, SEVERITY = ("gaussian_noise", "gaussian_blur", "jpeg", "contrast", "pixelate"), 3
 
 
 def train(name, data, runs, gpu=False):
@@ -64,11 +69,14 @@ def train(name, data, runs, gpu=False):
     recipe, path = recipe_of(name, gpu), MODELS / f"{name}.json"
     model = new_model(recipe.name, recipe.seed)
     history = cc.train(model, data, recipe, Path(runs) / f"{recipe.name}-seed{recipe.seed}")
-    temperature = cc.calibrate(model, data.validation)
+    temperature, tried = cc.calibrate(model, data.validation), None
+    if name in STARTS:
+        tried = average(model, cc.load_model(STARTS[name]), data, recipe)
+        temperature = cc.calibrate(model, data.validation)
     # Each model that was measured and is replaced was a look at the test split.
     replaced = json.loads(path.read_text()) if path.exists() else {}
     earlier = replaced.get("earlier_test_accuracies", [])
-    if "test" in replaced and replaced["history"] != history:
+    if "test" in replaced and (replaced["history"], replaced.get("shares")) != (history, tried):
         earlier = [*earlier, replaced["test"]["accuracy"]]
     MODELS.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
@@ -95,9 +103,39 @@ def train(name, data, runs, gpu=False):
         "earlier_test_accuracies": earlier,
         "history": history,
     }
+    if tried:
+        card["shares"] = tried
     if "seeds" in replaced and replaced["recipe"] == card["recipe"]:
         card["seeds"] = replaced["seeds"]
     write_json(path, card)
+
+
+def average(model, start, data, recipe):
+    """Set a trained model to a weighted mean of its weights and those that it started from; returns what was tried.
+
+    Such a mean keeps most of what the start can do on clean images, and most of what the training taught (Wortsman et
+    al. 2022, "Robust fine-tuning of zero-shot models", arXiv:2109.01903). The training's share is the largest of SHARES
+    that costs less than PRICE on clean validation images.
+    """
+    ends, clean = (start.get_weights(), model.get_weights()), data.validation
+    damaged = [cc.study.degrade.corrupt(clean.images[:1000], name, SEVERITY) for name in DAMAGE]
+    some = cc.few_images.part_of(data.train, slice(0, 10_000))  # enough for the statistics
+
+    def take(share):
+        model.set_weights([(1 - share) * a + share * b for a, b in zip(*ends, strict=True)])
+        measure_statistics(model, parts(model)[1], batches(some, recipe))
+
+    tried = []
+    for share in SHARES:
+        take(share)
+        held = [cc.evaluate(model, (images, clean.labels[:1000])).accuracy for images in damaged]
+        accuracies = {"validation": cc.evaluate(model, clean).accuracy, "damaged_validation": float(np.mean(held))}
+        tried.append({"share": share, **accuracies})
+        print(tried[-1])
+    least = cc.evaluate(start, clean).accuracy - PRICE
+    chosen = max((row["share"] for row in tried if row["validation"] > least), default=min(SHARES))
+    take(chosen)
+    return {"chosen": chosen, "tried": tried}
 
 
 def recipe_of(name, gpu=False):

@@ -22,6 +22,7 @@ from cifar_compare.roles import layers_of, parts
 
 
 def test_a_model_is_trained_measured_and_replaced(tmp_path, monkeypatch):
+    shipped_robust = cc.load_card("custom_cnn_robust")
     recipe = {"stages": ((1, 32),), "batch_size": 50, "averaging": None, "mixed_precision": False}
     monkeypatch.setitem(cc.RECIPES, "custom_cnn", dataclasses.replace(cc.RECIPES["custom_cnn"], **recipe))
     monkeypatch.setattr(release, "MODELS", tmp_path / "models")
@@ -51,7 +52,8 @@ def test_a_model_is_trained_measured_and_replaced(tmp_path, monkeypatch):
         r"^\| (`.*?`) \|", (Path(__file__).parents[1] / "models" / "README.md").read_text(), re.MULTILINE
     )
     fields = {field.strip("`") for cell in documented for field in cell.split(", ")}
-    assert card.keys() - {"name", "folder"} <= fields
+    for told in (card, shipped_robust):
+        assert told.keys() - {"name", "folder"} <= fields
 
     # Found finished, the same training is no further look at the test split, and keeps its other seeds.
     path = tmp_path / "models" / "custom_cnn.json"
@@ -64,6 +66,30 @@ def test_a_model_is_trained_measured_and_replaced(tmp_path, monkeypatch):
     _, replacing = train_and_measure()
     assert replacing["earlier_test_accuracies"] == [card["test"]["accuracy"]]
     assert "seeds" not in replacing
+
+
+@pytest.mark.parametrize(("slope", "chosen"), [(0.008, 0.5), (0.001, 1.0), (0.1, 0.3)])
+def test_a_robust_model_lies_as_far_from_its_start_as_clean_images_allow(slope, chosen, monkeypatch):
+    start, model = (cc.build_custom_cnn(seed, (8, 8, 8)) for seed in (0, 1))
+    for value, each in enumerate((start, model)):
+        parts(each)[1].get_layer("logits").kernel.assign(np.full((8, 10), value, "float32"))
+    data = cc.make_toy_data(train=100, validation=50, test=50)
+
+    def accuracy(network, split):
+        share = float(parts(network)[1].get_layer("logits").kernel.numpy().mean())
+        return mock.Mock(accuracy=share if isinstance(split, tuple) else 0.95 - slope * share)
+
+    monkeypatch.setattr(cc, "evaluate", accuracy)
+    found = release.average(model, start, data, cc.RECIPES["custom_cnn_robust"])
+    assert found["chosen"] == chosen
+    assert [row["share"] for row in found["tried"]] == list(release.SHARES)
+    assert [row["damaged_validation"] for row in found["tried"]] == pytest.approx(release.SHARES)
+    network = parts(model)[1]
+    np.testing.assert_allclose(network.get_layer("logits").kernel, chosen, rtol=1e-6)
+    # A mean of weights has statistics of its own, which are those of the training images.
+    norm = network.get_layer("norm1a")
+    seen = keras.Model(network.inputs[0], norm.input)(data.train.images.astype("float32"))
+    np.testing.assert_allclose(norm.moving_mean, np.mean(seen, axis=(0, 1, 2)), atol=1e-4)
 
 
 TINY_RUN = """

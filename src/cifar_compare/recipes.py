@@ -245,7 +245,8 @@ RECIPES = {
     ),
 }
 # The robust models go on from the released ones: half of the images get a fault of cameras or files, so that they hold
-# where a picture is noisy, blurred, compressed, pale, in blocks or off its centre.
+# where a picture is noisy, blurred, compressed, pale, in blocks or off its centre. What is released is a mean of the
+# weights before and after (scripts/release.py).
 RECIPES["custom_cnn_robust"] = dataclasses.replace(
     RECIPES["custom_cnn"],
     name="custom_cnn_robust",

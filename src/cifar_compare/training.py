@@ -207,7 +207,7 @@ def _run(network, splits, recipe, optimizer, mean, checkpoint, history):
                 logs = _pass(_in_turn(trainers), given, bar, after_step)
             if averaged and epoch + 1 == recipe.epochs:
                 mean.assign()
-                _measure_statistics(trainers[0], network, batches(splits["train"], recipe))
+                measure_statistics(trainers[0], network, batches(splits["train"], recipe))
             logs |= _validated(trainers[0].test_on_batch, batches(splits["validation"], recipe))
             bar.update(bar.target, logs.items(), finalize=True)
             row = _row(epoch + 1, size, logs, float(optimizer.learning_rate), time.perf_counter() - start)
@@ -282,12 +282,17 @@ class _Mean:
             variable.assign(mean.numpy())
 
 
-def _measure_statistics(model, network, given):
-    """Set BatchNorm's moving statistics, which are those of other weights, to their means over batches.
+def measure_statistics(model, network, given):
+    """Set the moving statistics of BatchNorm that learns, which are of other weights, to their means over batches.
 
-    The images come as they are: without augmentation, the statistics are those of the use to come.
+    Args:
+        model: `keras.Model` that contains the network and takes the batches' images.
+        network: `keras.Model` whose BatchNorm it is; frozen layers stay as they are.
+        given: pairs of images and labels, as of `batches`, without augmentation, as in the use to come.
     """
-    norms = list(layers_of(network, keras.layers.BatchNormalization))
+    norms = [layer for layer in layers_of(network, keras.layers.BatchNormalization) if layer.trainable]
+    if not norms:
+        return
     momenta = [layer.momentum for layer in norms]
     for index, (images, _) in enumerate(given):
         for layer in norms:
