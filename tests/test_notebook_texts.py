@@ -321,11 +321,11 @@ def test_notebook_6(told):
     says(6, "**With up to 100 images a class, three training sets were drawn** (one for MobileNetV2 from random")
     for (arm, size), found in shares.items():
         assert len(found) == (3 if size <= 100 and arm in (*NAMES, "mobilenet_v2_head") else 1)
-    says(6, "Not measured so far: 250 images a class, MobileNetV2 from random weights with 25 and with more than 500,")
+    says(6, "Not measured so far: 250 images a class, MobileNetV2 from random weights with more than 500,")
     assert ("mobilenet_v2_head", 4500) not in means
     for arm in (*NAMES, "mobilenet_v2_head", "mobilenet_v2_scratch"):
         there = {size for name, size in means if name == arm} - {4500}
-        assert there == {10, 25, 50, 100, 500, 1000} - ({25, 1000} if arm == "mobilenet_v2_scratch" else set())
+        assert there == {10, 25, 50, 100, 500, 1000} - ({1000} if arm == "mobilenet_v2_scratch" else set())
     says(6, "which images one happens to have matters more than whether all layers are fine-tuned")
     assert np.ptp(shares["mobilenet_v2", 10]) > max(
         tuned - fitted
