@@ -37,6 +37,7 @@ from cifar_compare.models import IMAGE_SIZE, resize
 from cifar_compare.pictures import read_picture
 from cifar_compare.recipes import describe
 from cifar_compare.roles import input_size, multiply_adds, parts
+from cifar_compare.study.conditions import FIRST
 from cifar_compare.system import path_from, write, write_json
 from cifar_compare.training import batches, measure_statistics
 
@@ -58,10 +59,10 @@ PHOTOGRAPHS = (
     *("grass.png", "gravel.png", "motorcycle_left.png", "rocket.jpg"),
 )
 TILE = 128  # px
-# How much of the way from the model that it goes on from to the end of its training a robust model is taken, and how
-# much accuracy on clean validation images that may cost.
+# A robust model is a weighted mean of weights from before and after its training: shares of the latter that are tried,
+# and how much accuracy on clean validation images they may cost.
 SHARES, PRICE = (0.3, 0.5, 0.7, 1.0), 0.005
-DAMAGE, SEVERITY = ("gaussian_noise", "gaussian_blur", "jpeg", "contrast", "pixelate"), 3
+SEVERITY = 3  # of the damage that the shares are tried on
 
 
 def train(name, data, runs, gpu=False):
@@ -118,7 +119,7 @@ def average(model, start, data, recipe):
     that costs less than PRICE on clean validation images.
     """
     ends, clean = (start.get_weights(), model.get_weights()), data.validation
-    damaged = [cc.study.degrade.corrupt(clean.images[:1000], name, SEVERITY) for name in DAMAGE]
+    damaged = [cc.study.degrade.corrupt(clean.images[:1000], name, SEVERITY) for name in FIRST]
     some = cc.few_images.part_of(data.train, slice(0, 10_000))  # enough for the statistics
 
     def take(share):

@@ -303,7 +303,7 @@ def test_notebook_6(told):
     assert len(scratch) >= 3
     assert all(max(ends["mobilenet_v2_scratch", size]) < min(ends["custom_cnn", size]) for size in scratch)
 
-    says(6, "the more images the more: with 10 images a class the two lie close together")
+    says(6, "the gain grows with the number of images: with 10 images a class the two lie close together")
     gains = [means["mobilenet_v2", size] - means["mobilenet_v2_head", size] for size in sizes[:-1]]
     assert gains == sorted(gains)
     assert 0 < gains[0] < 0.03 < 0.05 < gains[2]

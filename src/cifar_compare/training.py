@@ -283,7 +283,7 @@ class _Mean:
 
 
 def measure_statistics(model, network, given):
-    """Set the moving statistics of BatchNorm that learns, which are of other weights, to their means over batches.
+    """Measure the moving means and variances of BatchNorm anew, where it learns: those of other weights do not fit.
 
     Args:
         model: `keras.Model` that contains the network and takes the batches' images.
